@@ -1,0 +1,143 @@
+"""The command line: LightningCLI, with a run directory per stage and errors a person can act on."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from rlhf_lightning.artefacts import STAGE_FILE
+from rlhf_lightning.config_errors import explain
+from rlhf_lightning.datamodule import StageDataModule
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.stage import StageModule
+
+
+class FinishedRun(Exception):
+    """There is nothing left to do."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the resolved configuration as `config.yaml` in the run directory."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+
+
+class StageCLI(LightningCLI):
+    """fit, validate, test and predict for every stage; the stage is the module chosen in the configuration."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Start again where a finished run stands; it is replaced."
+        )
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand != "fit":
+            return
+        config = self.config[self.subcommand]
+        root = Path(config.trainer.default_root_dir)
+        if not (root / "final" / STAGE_FILE).is_file() or config.trainer.fast_dev_run or config.overwrite:
+            return
+        if config.ckpt_path is not None:
+            raise FinishedRun(f"The run in {root} is already finished: its artefact is {root / 'final'}.")
+        raise UserError(
+            f"trainer.default_root_dir: {str(root)!r} holds a finished run. Choose another directory, give "
+            "`--ckpt_path last` to keep it as it is, or `--overwrite true` to replace it."
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        config = self._get(self.config_init, "trainer")
+        root = Path(config.default_root_dir)
+        if config.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(root, name="", version="tensorboard", default_hp_metric=False)
+        callbacks = config.callbacks or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        if config.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            callbacks = [*callbacks, checkpoint_callback(root)]
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def _parse_ckpt_path(self) -> None:
+        """Stock Lightning lets hyper-parameters in a checkpoint override what the user typed; here nothing does."""
+
+
+def checkpoint_callback(root: Path) -> ModelCheckpoint:
+    """A checkpoint at the end of each epoch (PPO: iteration), the newest also as `last.ckpt`."""
+    return ModelCheckpoint(
+        dirpath=root / "lightning",
+        filename="{epoch}-{step}",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 done, 1 a user's error, 2 a configuration error."""
+    quieten()
+    try:
+        StageCLI(
+            StageModule,
+            StageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+            trainer_defaults={"default_root_dir": "checkpoints/run"},
+            parser_kwargs={
+                "prog": "python -m rlhf_lightning",
+                "description": "InstructGPT's three stages: SFT, reward model, PPO. `fit --config configs/tiny/sft.yaml`.",
+                "exit_on_error": False,
+                **{name: {"exit_on_error": False} for name in ("fit", "validate", "test", "predict")},
+            },
+            args=args,
+        )
+    except FinishedRun as done:
+        print(done)
+    except ArgumentError as error:
+        print(f"error: {explain(str(error))}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        reason = users_error(error)
+        if reason is None:
+            raise
+        print(f"error: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def users_error(error: BaseException | None) -> UserError | None:
+    """The user's error in a chain of exceptions; jsonargparse wraps what a constructor raises."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def quieten() -> None:
+    """Silence messages of libraries that ask for nothing the user can do."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for pattern in (
+        ".*module\\(s\\) in eval mode.*",
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*exists and is not empty.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+        ".*is_gradient_checkpointing.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
+    import logging
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+__all__ = ["FinishedRun", "Namespace", "StageCLI", "main"]

@@ -1,0 +1,208 @@
+"""Loading tokenizers and causal language models, and the frozen base that several LoRA adapters share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.masked import position_ids
+
+
+def load_tokenizer(
+    name: str, pad_token: str | None = None, key: str = "model.init_args.base_model", trust_remote_code: bool = False
+) -> Any:
+    """A tokenizer (from a directory or Hub name) whose PAD differs from its EOS, because a PAD that is EOS hides where a response ends.
+
+    Our own code reads masks, never PAD ids; but a reward model opened with plain transformers looks for the
+    last token that is not PAD and would skip the EOS.
+
+    Raises:
+        UserError: No tokenizer there, no PAD, PAD = EOS (unless `pad_token` asks for it), or an unknown token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers raises half a dozen types for "not there"
+        raise UserError(f"{key}: cannot load a tokenizer from {name!r}: {_first_line(error)}") from error
+    free = [t for t in tokenizer.all_special_tokens if t != tokenizer.eos_token]
+    hint = f"Set model.init_args.pad_token to an existing token that is never written, such as {free[:4]}."
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise UserError(f"model.init_args.pad_token: {pad_token!r} is not in the vocabulary of {name!r}. {hint}")
+        tokenizer.pad_token = pad_token
+    elif tokenizer.pad_token is None:
+        raise UserError(f"{key}: the tokenizer of {name!r} has no PAD token. {hint}")
+    elif tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise UserError(f"{key}: the tokenizer of {name!r} uses EOS ({tokenizer.eos_token!r}) as PAD. {hint}")
+    return tokenizer
+
+
+def load_causal_lm(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    key: str = "model.init_args.base_model",
+    trust_remote_code: bool = False,
+) -> Any:
+    """A causal language model from safetensors in a directory or on the Hub, in evaluation mode.
+
+    Raises:
+        UserError: It cannot be loaded; the message names `key`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        raise UserError(f"{key}: cannot load a causal LM from {name!r}: {_first_line(error)}") from error
+    return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+class Backbone(nn.Module):
+    """One causal LM, and any number of LoRA adapters on it of which one (or none) is active at a time.
+
+    PEFT's own switching freezes the adapters that are not active, even for a graph built before the switch,
+    so training silently stops; here the active adapter is switched on the layers and `requires_grad` is left
+    alone. Switch only with `using` and `merged`.
+    """
+
+    def __init__(self, lm: Any, freeze: bool = True) -> None:
+        """
+        Args:
+            lm: A transformers causal LM; it is changed in place.
+            freeze: Freeze its own weights, as LoRA wants; False for full fine-tuning.
+        """
+        super().__init__()
+        self.lm = lm
+        self.lm.requires_grad_(not freeze)
+        self._peft: list[Any] = []  # in a list: registering the wrapper would list every parameter twice
+        self._layers: dict[str, LoraLayer] = {}
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.lm.config.get_text_config().hidden_size)
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the adapters present."""
+        return list(self._peft[0].peft_config) if self._peft else []
+
+    def add_adapter(self, name: str, config: LoraConfig, trainable: bool) -> None:
+        """Add a LoRA adapter that changes nothing yet (B = 0).
+
+        Raises:
+            UserError: `target_modules` matches no layer.
+        """
+        before = {n: p.requires_grad for n, p in self.named_parameters()}
+        try:
+            if self._peft:
+                self._peft[0].add_adapter(name, config)
+            else:
+                self._peft.append(get_peft_model(self.lm, config, adapter_name=name))
+        except ValueError as error:
+            raise UserError(f"model.init_args.lora.target_modules: {_first_line(error)}") from error
+        self._layers = {n: m for n, m in self.lm.named_modules() if isinstance(m, LoraLayer)}
+        for n, p in self.named_parameters():
+            p.requires_grad_(before.get(n, trainable and f".{name}." in n and ".lora_" in n))
+        self._activate([])
+
+    def adapter_config(self, name: str) -> LoraConfig:
+        """The PEFT configuration of an adapter, target modules resolved to names."""
+        config: LoraConfig = self._peft[0].peft_config[name]
+        return config
+
+    def adapter_state(self, name: str) -> dict[str, Tensor]:
+        """Tensors of an adapter under the names PEFT gives them in `adapter_model.safetensors`."""
+        state = {}
+        for layer_name, layer in self._layers.items():
+            if name in layer.lora_A:
+                for part in ("lora_A", "lora_B"):
+                    state[f"base_model.model.{layer_name}.{part}.weight"] = getattr(layer, part)[name].weight
+        return state
+
+    @torch.no_grad()
+    def load_adapter_state(self, name: str, state: dict[str, Tensor]) -> None:
+        """Copy tensors into an adapter.
+
+        Raises:
+            ValueError: The names or shapes are not exactly the adapter's.
+        """
+        own = self.adapter_state(name)
+        if own.keys() != state.keys():
+            different = sorted(own.keys() ^ state.keys())
+            raise ValueError(f"{len(different)} tensors do not match, first: {different[0]}")
+        for key, tensor in own.items():
+            if tensor.shape != state[key].shape:
+                raise ValueError(f"{key} is {tuple(state[key].shape)}, the model's is {tuple(tensor.shape)}")
+            tensor.copy_(state[key])
+
+    @contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """Run a block with one adapter active; None is the bare base model."""
+        assert name is None or name in self.adapters, f"no adapter {name!r}"
+        before = {n: layer._active_adapter for n, layer in self._layers.items()}
+        self._activate([name] if name else [])
+        try:
+            yield
+        finally:
+            for n, layer in self._layers.items():
+                layer._active_adapter = before[n]
+
+    @contextmanager
+    def merged(self, name: str | None) -> Iterator[None]:
+        """Run a block with an adapter added into the weights, for decoding, where small products cost most.
+
+        Subtracting it again would change the base by rounding, so the original tensors are kept and put back.
+        """
+        originals = {}
+        try:
+            if name is not None:
+                for layer_name, layer in self._layers.items():
+                    if name in layer.lora_A:
+                        base = layer.get_base_layer()
+                        originals[layer_name] = base.weight.data
+                        base.weight.data = base.weight.data + layer.get_delta_weight(name).to(base.weight.dtype)
+            with self.using(None):
+                yield
+        finally:
+            for layer_name, weight in originals.items():
+                self._layers[layer_name].get_base_layer().weight.data = weight
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Final hidden states [B, T, H] of the active adapter; padding may be on either side.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: Bool [B, T], or [B, 1, T, T] (True = may look) where `positions` are given too.
+            positions: [B, T]; by default counted from `attention_mask`.
+        """
+        out = self.lm.base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids(attention_mask) if positions is None else positions,
+            use_cache=False,
+        )
+        hidden: Tensor = out.last_hidden_state
+        return hidden
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., H]."""
+        logits: Tensor = self.lm.get_output_embeddings()(hidden)
+        return logits
+
+    def _activate(self, names: list[str]) -> None:
+        for layer in self._layers.values():
+            layer._active_adapter = names

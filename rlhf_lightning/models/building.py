@@ -1,0 +1,147 @@
+"""From a source (a causal LM or an artefact) to a backbone ready to train, and back to files on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlhf_lightning.artefacts import ADAPTER_FILE, HEAD_FILE, Source, load_adapter_tensors, load_head
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.backbone import Backbone, load_causal_lm
+from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.models.scalar_head import ScalarHead
+
+ADAPTER = "policy"
+"""Adapter that a single-role stage (SFT, reward model) trains."""
+
+
+def base_dtype(precision: str, lora: LoraSettings | None) -> torch.dtype:
+    """Precision of the weights of the base model under a Lightning precision.
+
+    A frozen base needs no master copy, so under 16-bit precision it is kept in 16 bit (half the memory, twice
+    the decoding speed); weights that are trained stay float32 unless the user asks for "-true" precision.
+    """
+    if precision.startswith("64"):
+        return torch.float64
+    if precision.endswith("-true") or lora is not None:
+        if precision.startswith("bf16"):
+            return torch.bfloat16
+        if precision.startswith("16"):
+            return torch.float16
+    return torch.float32
+
+
+def build_backbone(
+    source: Source, lora: LoraSettings | None, dtype: torch.dtype, key: str, trust_remote_code: bool = False
+) -> Backbone:
+    """A backbone whose trainable part starts at `source`: its adapter (or a fresh one), or all its weights.
+
+    An adapter that `source` already has is continued with its own rank and targets; `lora` then only decides
+    that there is one. With `lora` None it is merged into the weights, which are all trained.
+    """
+    lm = load_causal_lm(source.model, dtype, key, trust_remote_code)
+    if lora is None:
+        return Backbone(merge_into(lm, source, key) if source.adapter else lm, freeze=False)
+    backbone = Backbone(lm)
+    attach_adapter(backbone, ADAPTER, source, lora, key, trainable=True)
+    return backbone
+
+
+def attach_adapter(
+    backbone: Backbone, name: str, source: Source, lora: LoraSettings, key: str, trainable: bool
+) -> None:
+    """Add adapter `name` as a copy of `source`'s, or a fresh one where the source has none.
+
+    Raises:
+        UserError: The artefact's tensors do not fit the model.
+    """
+    if source.adapter is None:
+        backbone.add_adapter(name, lora.peft_config(), trainable)
+        return
+    config, tensors, _ = load_adapter_tensors(source, key)
+    config = replace(config, modules_to_save=None, task_type=None, inference_mode=False, lora_dropout=lora.dropout)
+    backbone.add_adapter(name, config, trainable)
+    try:
+        backbone.load_adapter_state(name, tensors)
+    except ValueError as error:
+        raise UserError(f"{key}: the adapter in {source.adapter} does not fit {source.model}: {error}") from error
+
+
+def merge_into(lm: Any, source: Source, key: str) -> Any:
+    """The causal LM with the source's adapter added into its weights, PEFT layers gone."""
+    from peft import get_peft_model
+
+    config, tensors, _ = load_adapter_tensors(source, key)
+    wrapped = get_peft_model(lm, replace(config, modules_to_save=None, task_type=None), adapter_name=ADAPTER)
+    named = {k.replace(".weight", f".{ADAPTER}.weight"): v for k, v in tensors.items()}
+    missing = named.keys() - dict(wrapped.named_parameters()).keys()
+    if missing:
+        raise UserError(f"{key}: the adapter in {source.adapter} does not fit {source.model}: {sorted(missing)[0]}")
+    wrapped.load_state_dict(named, strict=False)
+    return wrapped.merge_and_unload()  # type: ignore[operator]
+
+
+def build_head(source: Source, hidden_size: int, seed: int, key: str) -> ScalarHead:
+    """The source's scalar head if it is a reward model, else a new one drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = ScalarHead(hidden_size)
+    if source.is_reward_model:
+        head.load_state_dict(load_head(source, key))
+    return head
+
+
+def save_adapter(directory: Path, backbone: Backbone, name: str, base: str, head: ScalarHead | None = None) -> None:
+    """Write a PEFT adapter directory that `peft.PeftModel.from_pretrained` reads.
+
+    With a head it is a sequence-classification adapter: `score` holds the head's weight. transformers' scalar
+    heads have no bias, so the bias stands beside it in `scalar_head.safetensors`: reward = logit + bias.
+    """
+    tensors = {k: v.detach().float().cpu().contiguous() for k, v in backbone.adapter_state(name).items()}
+    config: LoraConfig = replace(
+        backbone.adapter_config(name),
+        base_model_name_or_path=base,
+        inference_mode=True,
+        task_type="SEQ_CLS" if head else "CAUSAL_LM",
+        modules_to_save=["score"] if head else None,
+    )
+    if head is not None:
+        tensors["base_model.model.score.weight"] = head.weight.detach().float().cpu().unsqueeze(0)
+        save_head(directory, head)
+    config.save_pretrained(str(directory))
+    save_file(tensors, directory / ADAPTER_FILE, metadata={"format": "pt"})
+
+
+def save_head(directory: Path, head: ScalarHead) -> None:
+    """Write weight [H] and bias [] as safetensors."""
+    save_file({k: v.detach().float().cpu() for k, v in head.state_dict().items()}, directory / HEAD_FILE)
+
+
+def save_full(directory: Path, backbone: Backbone, head: ScalarHead | None = None) -> None:
+    """Write a transformers model directory; with a head, a sequence-classification model with one label."""
+    if head is None:
+        backbone.lm.save_pretrained(directory)
+        return
+    from transformers import AutoModelForSequenceClassification
+
+    classifier = AutoModelForSequenceClassification.from_config(_with_one_label(backbone.lm.config))
+    trunk: dict[str, Tensor] = backbone.lm.base_model.state_dict()
+    classifier.base_model.load_state_dict(trunk)
+    with torch.no_grad():
+        classifier.score.weight.copy_(head.weight.detach().unsqueeze(0))
+    classifier.save_pretrained(directory)
+    save_head(directory, head)
+
+
+def _with_one_label(config: Any) -> Any:
+    from copy import deepcopy
+
+    config = deepcopy(config)
+    config.num_labels = 1
+    return config

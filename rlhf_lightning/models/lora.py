@@ -1,0 +1,30 @@
+"""What the user can say about LoRA, and its translation to PEFT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peft import LoraConfig
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters (arXiv 2106.09685). The paper trains all weights; adapters let four roles share one base."""
+
+    rank: int = 16
+    """Rank of each update."""
+    alpha: float = 32.0
+    """The update is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout before the update in SFT and reward training; PPO is always without."""
+    target_modules: str | list[str] = "all-linear"
+    """Layers to adapt: "all-linear", a regular expression, or a list of name endings."""
+
+    def peft_config(self) -> LoraConfig:
+        """The same settings as PEFT wants them."""
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]
+            lora_dropout=self.dropout,
+            target_modules=self.target_modules,
+        )

@@ -1,0 +1,175 @@
+"""PPO's fit loop: one Lightning epoch is one iteration. The only file that touches Lightning's private loops.
+
+An iteration rolls out, then hands micro-batches to Lightning's own training-epoch loop, which keeps precision,
+accumulation, clipping, callbacks, validation and checkpoints as they are in every other run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource, _request_dataloader
+from tqdm.auto import tqdm
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.ppo.buffer import Experience, MicroBatch, UpdatePlan
+
+if TYPE_CHECKING:
+    from rlhf_lightning.ppo.module import PPOModule
+    from rlhf_lightning.ppo.prompts import PromptStream
+
+
+class RolloutLoader:
+    """The current iteration's micro-batches, as the training-epoch loop wants them.
+
+    Lightning asks for an iterator before there is a rollout, so nothing is read until the first batch.
+    """
+
+    def __init__(self, loop: PPOFitLoop) -> None:
+        self.loop = loop
+
+    def __len__(self) -> int:
+        return len(self.loop.plan)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        for number in range(self.loop.cursor, len(self)):
+            yield self.loop.micro_batch(number)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}  # the loop keeps the position; having the methods tells Lightning that resuming is exact
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class PPOFitLoop(_FitLoop):
+    """Before each epoch: prompts -> rollout -> scores -> rewards -> advantages -> minibatches."""
+
+    prompts: PromptStream
+    plan: UpdatePlan
+
+    def __init__(self, trainer: L.Trainer, min_epochs: int | None, max_epochs: int | None) -> None:
+        super().__init__(trainer, min_epochs, max_epochs)
+        self.experience: Experience | None = None
+        self.cursor = 0
+        """Micro-batches of the current iteration that a resumed run does not repeat."""
+        self.metrics: dict[str, float] = {}
+        self._order: list[list[torch.Tensor]] = []
+        self._num_tokens: list[float] = []
+        self._update_start = self._validation_s = 0.0
+
+    @classmethod
+    def attach(cls, trainer: L.Trainer) -> PPOFitLoop:
+        """Put the loop in place of the trainer's, keeping its limits, epoch loop and data source."""
+        old = trainer.fit_loop
+        if isinstance(old, cls):
+            return old
+        new = cls(trainer, old.min_epochs, old.max_epochs)
+        new.epoch_loop, new._data_source = old.epoch_loop, old._data_source
+        trainer.fit_loop = new
+        return new
+
+    @property
+    def module(self) -> PPOModule:
+        module: Any = self.trainer.lightning_module
+        return module  # type: ignore[no-any-return]
+
+    @property
+    def iteration(self) -> int:
+        """Number of the current iteration, from 0."""
+        return self.epoch_progress.current.processed
+
+    def setup_data(self) -> None:
+        if self._combined_loader is not None and not self._should_reload_train_dl:
+            return
+        if not self.trainer.fast_dev_run and (self.trainer.limit_train_batches != 1.0 or self.trainer.overfit_batches):
+            raise UserError(
+                "trainer.limit_train_batches and overfit_batches would throw away part of every rollout in PPO; "
+                "use data.init_args.limit to take fewer prompts."
+            )
+        self.prompts = _request_dataloader(self._data_source)  # type: ignore[assignment]
+        world_size = self.trainer.world_size
+        rows = self.prompts.batch_size // world_size
+        module = self.module
+        accumulate = self.trainer.accumulate_grad_batches
+        if rows * world_size != self.prompts.batch_size or rows < module.num_minibatches * accumulate:
+            raise UserError(
+                f"data.init_args.batch_size = {self.prompts.batch_size} does not give {world_size} process(es) "
+                f"{module.num_minibatches} minibatches (model.init_args.num_minibatches) of {accumulate} micro-batches "
+                "(trainer.accumulate_grad_batches) each; it must be a multiple of the processes, and large enough."
+            )
+        self.plan = UpdatePlan(rows, module.ppo_epochs, module.num_minibatches, accumulate)
+        source, self._data_source = self._data_source, _DataLoaderSource(RolloutLoader(self), "")
+        try:
+            super().setup_data()
+        finally:
+            self._data_source = source
+
+    def advance(self) -> None:
+        if self.experience is None:
+            self.collect()
+        self._prepare_order()
+        self._update_start, self._validation_s = time.perf_counter(), 0.0
+        super().advance()
+        self.experience, self.cursor = None, 0
+
+    def collect(self) -> None:
+        """Roll out and score the current iteration."""
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        batch = self.prompts.batch(self.iteration, rank, world_size).to(self.module.device)
+        limit = self.module.sampling.max_response_tokens * len(batch.texts)
+        visible = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
+        with tqdm(total=limit, desc="rollout", unit="tok", leave=False, disable=not visible) as bar:
+
+            def progress(phase: str, amount: int) -> None:
+                if bar.desc != f"{phase}: ":
+                    bar.reset(total=limit if phase == "rollout" else len(batch.texts))
+                    bar.set_description(phase)
+                bar.update(amount)
+
+            self.experience, self.metrics = self.module.collect(batch, self.iteration, progress)
+        self.cursor = 0
+
+    def _prepare_order(self) -> None:
+        """Derive the minibatches, and how many response tokens each optimizer step has over all processes."""
+        assert self.experience is not None
+        order = self.plan.order(self.module.seed, self.iteration, self.trainer.global_rank)
+        lengths = self.experience.rollout.response_mask.sum(1).cpu()
+        counts = torch.tensor([float(sum(lengths[m].sum() for m in step)) for step in order])
+        total = self.trainer.strategy.reduce(counts.to(self.module.device), reduce_op="sum")
+        self._order = order
+        self._num_tokens = total.tolist()  # type: ignore[union-attr]
+
+    def micro_batch(self, number: int) -> MicroBatch:
+        """The micro-batch that is `number`-th in the current iteration."""
+        assert self.experience is not None
+        step, part = divmod(number, self.plan.accumulate)
+        rows = self._order[step][part].to(self.module.device)
+        return MicroBatch(self.experience.rows(rows), self._num_tokens[step])
+
+    def exclude(self, seconds: float) -> None:
+        """Do not count time spent on a validation as update time."""
+        self._validation_s += seconds
+
+    def finished_metrics(self) -> dict[str, float]:
+        """Metrics of the iteration that has just ended, times included (seconds; validation is not counted)."""
+        update = time.perf_counter() - self._update_start - self._validation_s
+        total = self.metrics["time/rollout_s"] + self.metrics["time/scoring_s"] + update
+        tokens = self.metrics["rollout/response_tokens"] * self.plan.num_rows
+        return self.metrics | {"time/update_s": update, "time/tokens_per_s": tokens / total}
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        done = self.epoch_loop.batch_progress.current.processed
+        if self.experience is None or not 0 < done < len(self.plan):
+            return {}  # between iterations: everything else is derived
+        return {"experience": self.experience.state(), "cursor": done, "metrics": dict(self.metrics)}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        if state_dict:
+            self.experience = Experience.from_state(state_dict["experience"], self.module.device)
+            self.cursor, self.metrics = state_dict["cursor"], state_dict["metrics"]

@@ -1,0 +1,162 @@
+"""Policy, reference, reward and value: by default four adapters on one frozen base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_lightning.artefacts import Source
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.logprobs import token_logprobs
+from rlhf_lightning.masked import last_valid_index
+from rlhf_lightning.models.backbone import Backbone, load_causal_lm
+from rlhf_lightning.models.building import attach_adapter, build_head, merge_into
+from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.ppo.rollout import Rollout
+
+RoleName = Literal["policy", "reference", "reward", "value"]
+POLICY_KEY, REWARD_KEY = "model.init_args.policy_from", "model.init_args.reward_from"
+
+
+class Roles(nn.Module):
+    """Answers `logprobs`, `values` and `score`; training code does not know where the weights are.
+
+    ========= ============================================ ==========================
+    role      with LoRA                                    full fine-tuning
+    ========= ============================================ ==========================
+    policy    base + trainable adapter from the SFT's      trained copy
+    reference base + frozen copy of the SFT adapter        frozen copy
+    reward    base + frozen RM adapter, RM head            frozen copy, RM head
+    value     base + trainable RM adapter, trained RM head trained copy, RM head
+    ========= ============================================ ==========================
+
+    Where the SFT model is not an adapter, its bare weights are the reference; where the reward model sits on
+    another base, reward and value share that one.
+    """
+
+    def __init__(self, policy: Source, reward: Source, lora: LoraSettings | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._backbones: dict[str, Backbone] = {}
+        self._adapters: dict[str, str | None] = {}
+        if lora is None:
+            self._build_full(policy, reward, dtype)
+        else:
+            self._build_shared(policy, reward, lora, dtype)
+        for i, backbone in enumerate(dict.fromkeys(self._backbones.values())):
+            self.add_module(f"backbone{i}", backbone)
+        hidden_size = self._backbones["reward"].hidden_size
+        self.reward_head = build_head(reward, hidden_size, 0, REWARD_KEY).requires_grad_(False)
+        # The bias goes along: a value that starts at the score's own level has nothing to unlearn (N+ details).
+        self.value_head = build_head(reward, hidden_size, 0, REWARD_KEY)
+
+    def _build_shared(self, policy: Source, reward: Source, lora: LoraSettings, dtype: torch.dtype) -> None:
+        base = Backbone(load_causal_lm(policy.model, dtype, POLICY_KEY))
+        self._place("policy", base, policy, lora, POLICY_KEY, trainable=True)
+        # A fresh policy adapter (the SFT model is not one) starts as the base itself: that is the reference.
+        self._place("reference", base, policy if policy.adapter else None, lora, POLICY_KEY)
+        if reward.adapter is None or reward.model != policy.model:
+            base = Backbone(load_causal_lm(reward.model, dtype, REWARD_KEY))
+        self._place("reward", base, reward if reward.adapter else None, lora, REWARD_KEY)
+        self._place("value", base, reward, lora, REWARD_KEY, trainable=True)
+
+    def _place(
+        self,
+        role: RoleName,
+        backbone: Backbone,
+        source: Source | None,
+        lora: LoraSettings,
+        key: str,
+        trainable: bool = False,
+    ) -> None:
+        self._backbones[role], self._adapters[role] = backbone, role if source else None
+        if source:
+            attach_adapter(backbone, role, source, lora, key, trainable)
+
+    def _build_full(self, policy: Source, reward: Source, dtype: torch.dtype) -> None:
+        for role, frozen, source, key in (
+            ("policy", "reference", policy, POLICY_KEY),
+            ("value", "reward", reward, REWARD_KEY),
+        ):
+            lm = load_causal_lm(source.model, dtype, key)
+            lm = merge_into(lm, source, key) if source.adapter else lm
+            self._backbones[frozen] = Backbone(deepcopy(lm))
+            self._backbones[role] = Backbone(lm, freeze=False)
+            self._adapters[role] = self._adapters[frozen] = None
+        value_lm = self._backbones["value"].lm
+        if not value_lm.config.tie_word_embeddings:
+            value_lm.get_output_embeddings().requires_grad_(False)
+
+    def backbone(self, role: RoleName) -> Backbone:
+        """The backbone of a role; roles may share one."""
+        return self._backbones[role]
+
+    def adapter(self, role: RoleName) -> str | None:
+        """The adapter of a role on its backbone; None is the backbone's own weights."""
+        return self._adapters[role]
+
+    @contextmanager
+    def _active(self, role: RoleName) -> Iterator[Backbone]:
+        backbone = self._backbones[role]
+        with backbone.using(self._adapters[role]):
+            yield backbone
+
+    def _response_hidden(self, backbone: Backbone, rollout: Rollout) -> Tensor:
+        """Hidden states of the positions that predict response tokens; [M, H] for M valid tokens."""
+        width = rollout.prompt_ids.shape[1]
+        hidden = backbone.hidden(_join(rollout.prompt_ids, rollout.response_ids), _mask(rollout))
+        return hidden[:, width - 1 : -1][rollout.response_mask]
+
+    def logprobs(
+        self, role: Literal["policy", "reference"], rollout: Rollout, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the response tokens and entropies, nats, [B, R]; 0 where masked."""
+        with self._active(role) as backbone:
+            hidden = self._response_hidden(backbone, rollout)
+            targets = rollout.response_ids[rollout.response_mask]
+            logprobs, entropy = token_logprobs(hidden, targets, backbone.unembed, temperature)
+        return _scatter(logprobs, rollout.response_mask), _scatter(entropy, rollout.response_mask)
+
+    def values(self, rollout: Rollout) -> Tensor:
+        """Value before each response token, in score units, [B, R]; 0 where masked."""
+        with self._active("value") as backbone:
+            values: Tensor = self.value_head(self._response_hidden(backbone, rollout))
+        return _scatter(values, rollout.response_mask)
+
+    def score(self, rollout: Rollout) -> Tensor:
+        """Reward-model score of each response, read at its last valid token; [B]."""
+        mask = _mask(rollout)
+        with self._active("reward") as backbone:
+            hidden = backbone.hidden(_join(rollout.prompt_ids, rollout.response_ids), mask)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        scores: Tensor = self.reward_head(hidden[rows, last_valid_index(mask)])
+        return scores
+
+
+def check_same_tokenizer(policy: Source, reward: Source, policy_tokenizer: object, reward_tokenizer: object) -> None:
+    """
+    Raises:
+        UserError: The two models read token ids differently.
+    """
+    if policy_tokenizer.get_vocab() != reward_tokenizer.get_vocab():  # type: ignore[attr-defined]
+        raise UserError(
+            f"{REWARD_KEY}: the reward model's tokenizer ({reward.name!r}) differs from the policy's "
+            f"({policy.name!r}). Train the reward model from the same base model."
+        )
+
+
+def _join(prompt: Tensor, response: Tensor) -> Tensor:
+    return torch.cat([prompt, response], dim=1)
+
+
+def _mask(rollout: Rollout) -> Tensor:
+    return _join(rollout.prompt_mask, rollout.response_mask)
+
+
+def _scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """[M] values back to their places in [B, R], 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

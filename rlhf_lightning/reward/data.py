@@ -1,0 +1,148 @@
+"""Rankings to batches: a prompt with all its responses is one element."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.data.kinds import Demonstration, Ranking
+from rlhf_lightning.data.loading import load
+from rlhf_lightning.datamodule import LengthLimits, LoadingSettings, OnBad, OnLong, StageDataModule, pad, require_rows
+
+
+@dataclass(frozen=True)
+class RankedPrompt:
+    """One prompt, K responses; a demonstration is the case K = 1."""
+
+    prompt_ids: list[int]
+    responses: list[list[int]]
+    ranks: list[int]
+
+
+@dataclass(frozen=True)
+class RankingBatch:
+    """N = sum of K sequences of a batch of prompts, padded right."""
+
+    input_ids: Tensor
+    """[N, T] prompt + response."""
+    attention_mask: Tensor
+    """Bool [N, T]."""
+    ranks: Tensor
+    """[N], 1 = best within its prompt."""
+    prompt: Tensor
+    """[N] which prompt of the batch, from 0."""
+
+    def to(self, device: torch.device) -> RankingBatch:
+        return RankingBatch(
+            self.input_ids.to(device), self.attention_mask.to(device), self.ranks.to(device), self.prompt.to(device)
+        )
+
+
+def collate(rows: Sequence[RankedPrompt], pad_id: int) -> RankingBatch:
+    """Ranked prompts to a batch; K may vary."""
+    sequences = [row.prompt_ids + r for row in rows for r in row.responses]
+    return RankingBatch(
+        pad(sequences, pad_id),
+        pad([[True] * len(s) for s in sequences], False),
+        torch.tensor([rank for row in rows for rank in row.ranks]),
+        torch.tensor([i for i, row in enumerate(rows) for _ in row.responses]),
+    )
+
+
+class RankingDataModule(StageDataModule):
+    """Rankings (or pairs) for the reward model, and the demonstrations its scores are centred on."""
+
+    def __init__(
+        self,
+        train: str | list[str],
+        val: str | list[str] | None = None,
+        demonstrations: str | list[str] | None = None,
+        batch_size: int = 64,
+        val_batch_size: int | None = None,
+        max_prompt_tokens: int = 1000,
+        max_response_tokens: int = 1000,
+        on_bad_row: OnBad = "error",
+        on_long_prompt: OnLong = "error",
+        limit: int | None = None,
+        num_workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        """
+        Args:
+            train: Files, globs or Hub names of rankings.
+            val: The same for validation; without it there is none.
+            demonstrations: After training a bias makes these score 0 on average (§3.5); without them the best
+                response of each training ranking stands in.
+            batch_size: Prompts (not pairs) of a batch (C.2: 64).
+            val_batch_size: Prompts of a validation batch; by default as in training.
+            max_prompt_tokens: Longest prompt (App. C: 1k).
+            max_response_tokens: Responses are cut here (App. C: 1k).
+            on_bad_row: "skip" counts and lists broken rows instead of stopping at the first.
+            on_long_prompt: "drop" leaves out rows with prompts over the limit, with a count.
+            limit: Read at most this many rows of each file list.
+            num_workers: Loader processes.
+            seed: Seed of the row order; by default the run's.
+        """
+        super().__init__(LoadingSettings(batch_size, val_batch_size, num_workers, seed))
+        self.sources = {"train": train, "val": val}
+        self.demonstrations = demonstrations
+        self.limits = LengthLimits(max_prompt_tokens, max_response_tokens, on_long_prompt)
+        self.on_bad_row: OnBad = on_bad_row
+        self.limit = limit
+
+    def setup(self, stage: str) -> None:
+        for split, files in self.sources.items():
+            if files is None or split in self.items:
+                continue
+            key = f"data.init_args.{split}"
+            loaded = load(Ranking, files, key, self.on_bad_row, self.limit)
+            rows = [r for row in loaded.rows if (r := self._tokenize(row)) is not None]
+            self.limits.report(split)
+            require_rows(rows, key)
+            self.items[split] = rows
+            self.record(split, files, loaded, len(rows))
+        if self.demonstrations is not None and "demonstrations" not in self.items:
+            self._read_demonstrations(self.demonstrations)
+
+    def _tokenize(self, row: Ranking) -> RankedPrompt | None:
+        prompt_ids = self.template.encode_prompt(row.prompt)
+        if not self.limits.prompt_fits(prompt_ids, f"{row.file}:{row.line}"):
+            return None
+        return RankedPrompt(prompt_ids, [self._response(row, i) for i in range(len(row.responses))], list(row.ranks))
+
+    def _response(self, row: Ranking, index: int) -> list[int]:
+        ids = self.limits.cut_response(self.template.encode_response(row.responses[index]))
+        # A sample that hit its length limit had no EOS, and the reward model must be able to see that.
+        ended: Any = row.meta.get("ended")
+        unfinished = isinstance(ended, list) and len(ended) == len(row.responses) and ended[index] is False
+        return ids[:-1] if unfinished and ids[-1] == self.template.eos_id else ids
+
+    def _read_demonstrations(self, files: str | list[str]) -> None:
+        key = "data.init_args.demonstrations"
+        loaded = load(Demonstration, files, key, self.on_bad_row, self.limit)
+        rows = []
+        for row in loaded.rows:
+            prompt_ids = self.template.encode_prompt(row.messages[:-1])
+            if len(prompt_ids) <= self.limits.max_prompt:
+                response = self.limits.cut_response(self.template.encode_response(row.messages[-1].content))
+                rows.append(RankedPrompt(prompt_ids, [response], [1]))
+        require_rows(rows, key)
+        self.items["demonstrations"] = rows
+        self.record("demonstrations", files, loaded, len(rows))
+
+    def centering_batches(self) -> list[RankingBatch]:
+        """Batches of the (prompt, response) pairs whose mean score becomes 0."""
+        rows = self.items.get("demonstrations")
+        if rows is None:
+            rows = [
+                RankedPrompt(r.prompt_ids, [r.responses[r.ranks.index(min(r.ranks))]], [1]) for r in self.items["train"]
+            ]
+        size = 4 * self.val_batch_size
+        return [self.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
+
+    def collate(self, items: list[RankedPrompt]) -> RankingBatch:
+        return collate(items, self.template.tokenizer.pad_token_id)

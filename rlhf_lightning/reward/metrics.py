@@ -1,0 +1,57 @@
+"""How well scores agree with rankings: pair accuracy (overall and per K), margin, calibration."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryAccuracy, BinaryCalibrationError
+
+from rlhf_lightning.reward.loss import Pairs
+
+
+class PairMetrics(nn.Module):
+    """Accumulates over validation batches. Accuracy counts pairs; a pair with equal scores is wrong."""
+
+    def __init__(self, max_k: int = 9, bins: int = 10) -> None:
+        """
+        Args:
+            max_k: Largest K with an accuracy of its own (the paper ranks 4 to 9 responses).
+            bins: Bins of the expected calibration error.
+        """
+        super().__init__()
+        self.accuracy = BinaryAccuracy()
+        self.per_k = nn.ModuleDict({str(k): BinaryAccuracy() for k in range(2, max_k + 1)})
+        self.margin = MeanMetric()
+        self.ece = BinaryCalibrationError(n_bins=bins, norm="l1")
+
+    def update(self, scores: Tensor, pairs: Pairs, prompt: Tensor) -> None:
+        """
+        Args:
+            scores: [N].
+            pairs: The decided pairs.
+            prompt: [N] which prompt each response answers.
+        """
+        margins = (scores[pairs.better] - scores[pairs.worse]).float()
+        right = (margins > 0).int()
+        self.accuracy.update(right, torch.ones_like(right))
+        self.margin.update(margins)
+        # Both orientations: with the preferred response always first there would be nothing to calibrate.
+        both = torch.cat([torch.sigmoid(margins), torch.sigmoid(-margins)])
+        self.ece.update(both, torch.cat([torch.ones_like(right), torch.zeros_like(right)]))
+        k_of_prompt = torch.bincount(prompt)
+        k_of_pair = k_of_prompt[pairs.prompt]
+        for k in k_of_pair.unique().tolist():
+            if str(k) in self.per_k:
+                chosen = right[k_of_pair == k]
+                self.per_k[str(k)].update(chosen, torch.ones_like(chosen))  # type: ignore[operator]
+
+    def compute(self) -> dict[str, Tensor]:
+        """`accuracy`, `accuracy_k<K>` for every K seen, `margin` (score units), `ece`; resets."""
+        out = {"accuracy": self.accuracy.compute(), "margin": self.margin.compute(), "ece": self.ece.compute()}
+        for k, metric in self.per_k.items():
+            if metric.update_called:
+                out[f"accuracy_k{k}"] = metric.compute()  # type: ignore[operator]
+        for module in [self.accuracy, self.margin, self.ece, *self.per_k.values()]:
+            module.reset()  # type: ignore[operator]
+        return out

@@ -1,0 +1,123 @@
+"""The reward-model module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.artefacts import open_source
+from rlhf_lightning.masked import last_valid_index
+from rlhf_lightning.models.building import ADAPTER, base_dtype, build_backbone, build_head, save_adapter, save_full
+from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.reward.data import RankingBatch, RankingDataModule
+from rlhf_lightning.reward.loss import decided_pairs, ranking_loss
+from rlhf_lightning.reward.metrics import PairMetrics
+from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
+from rlhf_lightning.seeding import derive_seed
+from rlhf_lightning.stage import StageModule, StageSettings
+
+KEY = "model.init_args.init_from"
+
+
+class RewardModule(StageModule):
+    """Learns a scalar score from rankings: the SFT model without its unembedding, with a scalar head instead."""
+
+    stage: ClassVar[str] = "reward"
+
+    def __init__(
+        self,
+        init_from: str,
+        lora: LoraSettings | None = LoraSettings(),  # noqa: B008 (frozen)
+        optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008
+        schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008
+        pad_token: str | None = None,
+        prompt_format: str = "{prompt}\n\n",
+        seed: int | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """
+        Args:
+            init_from: An SFT artefact (its adapter is where the reward model's starts), or a causal LM.
+            lora: Low-rank adapters; null trains all weights.
+            optimizer: AdamW.
+            schedule: Learning-rate schedule (C.2: cosine to 10 % of the peak).
+            pad_token: Token for padding where the tokenizer has none or uses EOS.
+            prompt_format: Text around a prompt where the tokenizer has no chat template.
+            seed: By default `seed_everything`.
+            trust_remote_code: Run code that comes with the model. Only for authors you trust.
+        """
+        source = open_source(init_from, KEY)
+        settings = StageSettings(lora, optimizer, schedule, pad_token, prompt_format, seed, trust_remote_code)
+        super().__init__(source, KEY, settings)
+        self.pair_metrics = PairMetrics()
+
+    def configure_model(self) -> None:
+        if hasattr(self, "backbone"):
+            return
+        dtype = base_dtype(self.precision, self.lora)
+        self.backbone = build_backbone(self.source, self.lora, dtype, KEY, self.trust_remote_code)
+        # The unembedding has no part in a score; tied to the embedding it is trained through that.
+        if not self.backbone.lm.config.tie_word_embeddings:
+            self.backbone.lm.get_output_embeddings().requires_grad_(False)
+        self.head = build_head(self.source, self.backbone.hidden_size, derive_seed(self.seed, "head"), KEY)
+        self.head.bias.requires_grad_(False)
+
+    def scores(self, batch: RankingBatch) -> Tensor:
+        """One score per response, read at its last valid token (EOS where there is one); [N] float32."""
+        with self.backbone.using(ADAPTER if self.lora else None):
+            hidden = self.backbone.hidden(batch.input_ids, batch.attention_mask)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        scores: Tensor = self.head(hidden[rows, last_valid_index(batch.attention_mask)])
+        return scores
+
+    def training_step(self, batch: RankingBatch, batch_idx: int) -> Tensor:
+        scores = self.scores(batch)
+        pairs = decided_pairs(batch.ranks, batch.prompt)
+        loss = ranking_loss(scores, pairs)
+        accuracy = (scores[pairs.better] > scores[pairs.worse]).float().mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=1)
+        self.log("train/accuracy", accuracy, prog_bar=True, batch_size=1)
+        self.log("lr/reward", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
+        scores = self.scores(batch)
+        pairs = decided_pairs(batch.ranks, batch.prompt)
+        self.log("val/loss", ranking_loss(scores, pairs), batch_size=int(batch.prompt.max()) + 1)
+        self.pair_metrics.update(scores, pairs, batch.prompt)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, value in self.pair_metrics.compute().items():
+            self.log(f"val/{name}", value, prog_bar=name == "accuracy")
+
+    def test_step(self, batch: RankingBatch, batch_idx: int) -> None:
+        self.pair_metrics.update(self.scores(batch), decided_pairs(batch.ranks, batch.prompt), batch.prompt)
+
+    def on_test_epoch_end(self) -> None:
+        for name, value in self.pair_metrics.compute().items():
+            self.log(f"test/{name}", value)
+
+    def predict_step(self, batch: RankingBatch, batch_idx: int) -> Tensor:
+        """Scores [N] of the batch's responses."""
+        return self.scores(batch)
+
+    def before_artefact(self) -> None:
+        """Set the bias so that demonstrations score 0 on average: a shift, no scale (§3.5)."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, RankingDataModule):
+            return
+        scores = []
+        self.eval()
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            for batch in data.centering_batches():
+                scores.append(self.scores(batch.to(self.device)))
+            self.head.bias -= torch.cat(scores).double().mean().to(self.head.bias.dtype)
+
+    def save_weights(self, directory: Path) -> None:
+        if self.lora:
+            save_adapter(directory, self.backbone, ADAPTER, self.source.model, self.head)
+        else:
+            save_full(directory, self.backbone, self.head)

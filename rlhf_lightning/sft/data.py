@@ -1,0 +1,74 @@
+"""Demonstrations to batches."""
+
+from __future__ import annotations
+
+from rlhf_lightning.data.kinds import Demonstration
+from rlhf_lightning.data.loading import load
+from rlhf_lightning.datamodule import LengthLimits, LoadingSettings, OnBad, OnLong, StageDataModule, require_rows
+from rlhf_lightning.sft.packing import SFTBatch, SFTExample, collate, pack
+
+
+class DemonstrationDataModule(StageDataModule):
+    """Demonstrations (`prompt`/`response`, or chat `messages`) for supervised fine-tuning."""
+
+    def __init__(
+        self,
+        train: str | list[str],
+        val: str | list[str] | None = None,
+        batch_size: int = 32,
+        val_batch_size: int | None = None,
+        max_prompt_tokens: int = 1000,
+        max_response_tokens: int = 1000,
+        packing: bool = False,
+        on_bad_row: OnBad = "error",
+        on_long_prompt: OnLong = "error",
+        limit: int | None = None,
+        num_workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        """
+        Args:
+            train: Files, globs or Hub names of demonstrations.
+            val: The same for validation; without it there is none.
+            batch_size: Rows of a batch (C.1: 32). With packing a row holds several demonstrations.
+            val_batch_size: Rows of a validation batch; by default as in training.
+            max_prompt_tokens: Longest prompt (App. C: 1k).
+            max_response_tokens: Responses are cut here (App. C: 1k).
+            packing: Put several demonstrations in one row of at most max_prompt_tokens + max_response_tokens;
+                they do not see one another, and every token's loss stays what it was.
+            on_bad_row: "skip" counts and lists broken rows instead of stopping at the first.
+            on_long_prompt: "drop" leaves out rows with prompts over the limit, with a count.
+            limit: Read at most this many rows of each file list.
+            num_workers: Loader processes.
+            seed: Seed of the row order; by default the run's.
+        """
+        super().__init__(LoadingSettings(batch_size, val_batch_size, num_workers, seed))
+        self.sources = {"train": train, "val": val}
+        self.packing = packing
+        self.max_tokens = max_prompt_tokens + max_response_tokens
+        self.limits = LengthLimits(max_prompt_tokens, max_response_tokens, on_long_prompt)
+        self.on_bad_row: OnBad = on_bad_row
+        self.limit = limit
+
+    def setup(self, stage: str) -> None:
+        for split, files in self.sources.items():
+            if files is None or split in self.items:
+                continue
+            key = f"data.init_args.{split}"
+            loaded = load(Demonstration, files, key, self.on_bad_row, self.limit)
+            examples = [e for row in loaded.rows if (e := self._tokenize(row)) is not None]
+            self.limits.report(split)
+            require_rows(examples, key)
+            self.items[split] = pack(examples, self.max_tokens) if self.packing else [[e] for e in examples]
+            self.record(split, files, loaded, len(examples))
+
+    def _tokenize(self, row: Demonstration) -> SFTExample | None:
+        ids, is_response = self.template.encode_conversation(row.messages)
+        first = is_response.index(True)
+        if not self.limits.prompt_fits(ids[:first], f"{row.file}:{row.line}"):
+            return None
+        end = first + len(self.limits.cut_response(ids[first:]))
+        return SFTExample(ids[:end], is_response[:end])
+
+    def collate(self, items: list[list[SFTExample]]) -> SFTBatch:
+        return collate(items, self.template.tokenizer.pad_token_id)

@@ -1,0 +1,110 @@
+"""The supervised fine-tuning module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from rlhf_lightning.artefacts import open_source
+from rlhf_lightning.logprobs import token_logprobs
+from rlhf_lightning.models.building import ADAPTER, base_dtype, build_backbone, save_adapter, save_full
+from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
+from rlhf_lightning.sft.packing import SFTBatch
+from rlhf_lightning.stage import StageModule, StageSettings
+
+KEY = "model.init_args.base_model"
+
+
+class SFTModule(StageModule):
+    """Fine-tunes a causal LM on demonstrations; the loss is on response tokens only (EOS included).
+
+    Whether the paper masks prompts is not stated; training on prompts would spend a small model on text it
+    is never asked to write.
+    """
+
+    stage: ClassVar[str] = "sft"
+
+    def __init__(
+        self,
+        base_model: str,
+        lora: LoraSettings | None = LoraSettings(),  # noqa: B008 (frozen)
+        optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008
+        schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008
+        pad_token: str | None = None,
+        prompt_format: str = "{prompt}\n\n",
+        seed: int | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """
+        Args:
+            base_model: Hub name, transformers directory, `.gguf` file, SFT artefact to go on from, or
+                "embedded:smollm2-135m-instruct" / "embedded:tiny".
+            lora: Low-rank adapters; null trains all weights.
+            optimizer: AdamW.
+            schedule: Learning-rate schedule (C.1: cosine to 10 % of the peak, no warmup).
+            pad_token: Token for padding where the tokenizer has none or uses EOS.
+            prompt_format: Text around a prompt where the tokenizer has no chat template.
+            seed: By default `seed_everything`.
+            trust_remote_code: Run code that comes with the model. Only for authors you trust.
+        """
+        source = open_source(base_model, KEY)
+        settings = StageSettings(lora, optimizer, schedule, pad_token, prompt_format, seed, trust_remote_code)
+        super().__init__(source, KEY, settings)
+        self.val_nll = MeanMetric()
+
+    def configure_model(self) -> None:
+        if hasattr(self, "backbone"):
+            return
+        dtype = base_dtype(self.precision, self.lora)
+        self.backbone = build_backbone(self.source, self.lora, dtype, KEY, self.trust_remote_code)
+
+    def token_losses(self, batch: SFTBatch) -> Tensor:
+        """Negative log-likelihood of every target token of a batch, in reading order; [N] nats."""
+        mask, positions = (batch.attention_mask, batch.positions) if batch.packed else (batch.attention_mask, None)
+        with self.backbone.using(ADAPTER if self.lora else None):
+            hidden = self.backbone.hidden(batch.input_ids, mask, positions)
+            targets = batch.loss_mask[:, 1:]
+            logprobs, _ = token_logprobs(
+                hidden[:, :-1][targets], batch.input_ids[:, 1:][targets], self.backbone.unembed
+            )
+        return -logprobs
+
+    def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
+        loss = self.token_losses(batch).mean()
+        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+        self.log("lr/policy", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: SFTBatch, batch_idx: int) -> None:
+        losses = self.token_losses(batch)
+        self.val_nll.update(losses.mean(), losses.numel())
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_nll("val")
+
+    def test_step(self, batch: SFTBatch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_nll("test")
+
+    def predict_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
+        """Negative log-likelihoods of the batch's response tokens, [N] nats."""
+        return self.token_losses(batch)
+
+    def _log_nll(self, split: str) -> None:
+        loss = self.val_nll.compute()
+        self.log(f"{split}/loss", loss, prog_bar=True)
+        self.log(f"{split}/perplexity", torch.exp(loss))
+        self.val_nll.reset()
+
+    def save_weights(self, directory: Path) -> None:
+        if self.lora:
+            save_adapter(directory, self.backbone, ADAPTER, self.source.model)
+        else:
+            save_full(directory, self.backbone)
