@@ -107,8 +107,10 @@ class StageDataModule(L.LightningDataModule):
         )
 
     def _eval_loader(self, split: str) -> Any:
+        if split not in self.items:
+            return []
         return DataLoader(
-            self.items.get(split, []),  # type: ignore[arg-type]
+            self.items[split],  # type: ignore[arg-type]
             batch_size=self.val_batch_size,
             collate_fn=self.collate,
             num_workers=self.num_workers,

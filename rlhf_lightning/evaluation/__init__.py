@@ -1,0 +1,1 @@
+"""Judging models: the same prompts and random numbers for all, and intervals over prompts."""

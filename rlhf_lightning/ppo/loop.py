@@ -87,7 +87,9 @@ class PPOFitLoop(_FitLoop):
     def setup_data(self) -> None:
         if self._combined_loader is not None and not self._should_reload_train_dl:
             return
-        if not self.trainer.fast_dev_run and (self.trainer.limit_train_batches != 1.0 or self.trainer.overfit_batches):
+        limit = self.trainer.limit_train_batches  # the integer 1 is one batch, the float 1.0 all of them
+        limited = limit != 1.0 or isinstance(limit, int) or self.trainer.overfit_batches
+        if limited and not self.trainer.fast_dev_run:
             raise UserError(
                 "trainer.limit_train_batches and overfit_batches would throw away part of every rollout in PPO; "
                 "use data.init_args.limit to take fewer prompts."
@@ -124,12 +126,16 @@ class PPOFitLoop(_FitLoop):
         batch = self.prompts.batch(self.iteration, rank, world_size).to(self.module.device)
         limit = self.module.sampling.max_response_tokens * len(batch.texts)
         visible = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
-        with tqdm(total=limit, desc="rollout", unit="tok", leave=False, disable=not visible) as bar:
+        with tqdm(total=limit, desc="rollout", unit=" tokens", leave=False, disable=not visible) as bar:
+            shown = "rollout"
 
             def progress(phase: str, amount: int) -> None:
-                if bar.desc != f"{phase}: ":
-                    bar.reset(total=limit if phase == "rollout" else len(batch.texts))
-                    bar.set_description(phase)
+                nonlocal shown
+                if phase != shown:
+                    shown = phase
+                    bar.unit = " responses"
+                    bar.set_description(phase, refresh=False)
+                    bar.reset(total=len(batch.texts))
                 bar.update(amount)
 
             self.experience, self.metrics = self.module.collect(batch, self.iteration, progress)

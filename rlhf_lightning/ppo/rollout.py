@@ -69,7 +69,8 @@ def sample_rollout(
         on_token: Progress callback.
     """
     size = len(batch.prompt_ids)
-    uniforms = torch.rand(size, settings.max_response_tokens, generator=generator(*seed)).to(batch.prompt_ids.device)
+    shape = (size, settings.max_response_tokens)
+    uniforms = torch.rand(shape, generator=generator(*seed), dtype=torch.float32).to(batch.prompt_ids.device)
     parts: list[Generated] = []
     with backbone.merged(adapter):
         for rows in torch.arange(size).split(settings.batch_size):

@@ -50,7 +50,8 @@ def score_rollout(
         on_rows: Called with the number of rows done, for a progress bar.
     """
     shape = rollout.response_mask.shape
-    empty = torch.zeros(shape, device=rollout.response_ids.device)
+    # float32 by name: under bf16-true precision torch's default is bf16, whose log-probabilities have two digits.
+    empty = torch.zeros(shape, dtype=torch.float32, device=rollout.response_ids.device)
     out = ScoredRollout(empty, empty.clone(), empty.clone(), empty[:, 0].clone(), empty.clone())
     lengths = rollout.prompt_mask.sum(1) + rollout.response_mask.sum(1)
     for index in lengths.argsort(stable=True).split(micro_batch_size):

@@ -1,0 +1,165 @@
+"""Responses of several models to the same prompts, with the same random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rlhf_lightning.artefacts import Source
+from rlhf_lightning.data.kinds import PromptLike
+from rlhf_lightning.generation import SamplingSettings
+from rlhf_lightning.logprobs import token_logprobs
+from rlhf_lightning.masked import last_valid_index
+from rlhf_lightning.models.backbone import Backbone, load_causal_lm, load_tokenizer
+from rlhf_lightning.models.building import attach_adapter, build_head
+from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.ppo.prompts import PromptItem, collate_prompts
+from rlhf_lightning.ppo.rollout import Rollout, sample_rollout
+from rlhf_lightning.prompt_template import PromptTemplate, plain_text
+
+REWARD = "_reward"
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response and what is known of it."""
+
+    text: str
+    ended: bool
+    """It finished with EOS within the limit."""
+    tokens: int
+    score: float
+    """Reward-model score; NaN without a reward model."""
+    kl: float
+    """log p_model - log p_reference summed over the response, nats."""
+
+
+class Panel:
+    """Several models, one of them the KL reference, and a reward model, on as few bases as possible."""
+
+    def __init__(
+        self,
+        models: dict[str, Source],
+        reference: str,
+        reward: Source | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        device: str = "cpu",
+    ) -> None:
+        """
+        Args:
+            models: Name to source; adapters on one base share it.
+            reference: The name that KL is measured to.
+            reward: A reward artefact, to score responses.
+            dtype: Precision of the weights.
+            device: Where to compute.
+        """
+        self.reference = reference
+        self._bases: dict[str, Backbone] = {}
+        self._places: dict[str, tuple[Backbone, str | None]] = {}
+        self._dtype, self._device = dtype, device
+        for name, source in models.items():
+            self._place(name, source)
+        first = models[reference]
+        prompt_format = first.info.prompt_format if first.info else "{prompt}\n\n"
+        self.template = PromptTemplate(load_tokenizer(first.tokenizer), prompt_format)
+        self._head = None
+        if reward is not None:
+            self._place(REWARD, reward)
+            self._head = build_head(reward, self._places[REWARD][0].hidden_size, 0, "reward").to(device)
+
+    def _place(self, name: str, source: Source) -> None:
+        if source.model not in self._bases:
+            self._bases[source.model] = Backbone(load_causal_lm(source.model, self._dtype, name).to(self._device))
+        base = self._bases[source.model]
+        if source.adapter:
+            attach_adapter(base, name, source, LoraSettings(), name, trainable=False)
+            base.to(self._device)
+        self._places[name] = (base, name if source.adapter else None)
+
+    @torch.no_grad()
+    def respond(
+        self, name: str, prompts: Sequence[PromptLike], sampling: SamplingSettings, seed: int, purpose: str
+    ) -> list[Response]:
+        """One response per prompt from a model, with score and KL.
+
+        The random numbers depend on (seed, purpose, position of the prompt) and not on the model.
+        """
+        items = [PromptItem(self.template.encode_prompt(p), plain_text(p)) for p in prompts]
+        backbone, adapter = self._places[name]
+        out: list[Response] = []
+        with tqdm(total=len(items), desc=f"{name}: {purpose}", unit="prompt", leave=False) as bar, self._autocast():
+            for start in range(0, len(items), sampling.batch_size):
+                batch = collate_prompts(items[start : start + sampling.batch_size], self._pad_id)
+                key = (seed, purpose, start, 0)
+                batch = batch.to(torch.device(self._device))
+                rollout = sample_rollout(
+                    backbone, adapter, batch, sampling, key, self.template.eos_id, self._pad_id
+                )
+                out += self._describe(name, rollout)
+                bar.update(len(batch.texts))
+        return out
+
+    @torch.no_grad()
+    def score_texts(self, prompts: Sequence[PromptLike], responses: Sequence[tuple[str, bool]]) -> list[float]:
+        """Reward-model scores of given (text, ended) responses, one per prompt."""
+        pairs = [
+            (self.template.encode_prompt(p), self.template.encode_response(text)[: None if ended else -1])
+            for p, (text, ended) in zip(prompts, responses, strict=True)
+        ]
+        order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+        scores = [0.0] * len(pairs)
+        with self._autocast():
+            for start in tqdm(range(0, len(order), 32), desc="scoring", unit="batch", leave=False):
+                rows = order[start : start + 32]
+                ids = [pairs[i][0] + pairs[i][1] for i in rows]
+                width = max(map(len, ids))
+                input_ids = torch.tensor([x + [self._pad_id] * (width - len(x)) for x in ids])
+                mask = torch.tensor([[True] * len(x) + [False] * (width - len(x)) for x in ids])
+                for i, s in zip(rows, self._score(input_ids.to(self._device), mask.to(self._device)), strict=True):
+                    scores[i] = float(s)
+        return scores
+
+    @property
+    def _pad_id(self) -> int:
+        return int(self.template.tokenizer.pad_token_id)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.split(":")[0], self._dtype, enabled=self._dtype != torch.float32)
+
+    def _score(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        assert self._head is not None
+        backbone, adapter = self._places[REWARD]
+        with backbone.using(adapter):
+            hidden = backbone.hidden(input_ids, mask)
+        scores: Tensor = self._head(hidden[torch.arange(len(hidden)), last_valid_index(mask)])
+        return scores
+
+    def _logprob(self, name: str, rollout: Rollout) -> Tensor:
+        """Log-probability of each whole response under a model; [B] nats."""
+        backbone, adapter = self._places[name]
+        mask = torch.cat([rollout.prompt_mask, rollout.response_mask], 1)
+        with backbone.using(adapter):
+            hidden = backbone.hidden(torch.cat([rollout.prompt_ids, rollout.response_ids], 1), mask)
+            hidden = hidden[:, rollout.prompt_ids.shape[1] - 1 : -1][rollout.response_mask]
+            logprobs, _ = token_logprobs(hidden, rollout.response_ids[rollout.response_mask], backbone.unembed)
+        rows = rollout.response_mask.nonzero()[:, 0]
+        return torch.zeros(len(rollout), device=logprobs.device).index_add(0, rows, logprobs)
+
+    def _describe(self, name: str, rollout: Rollout) -> list[Response]:
+        described = []
+        for index in torch.arange(len(rollout)).split(16):
+            part = rollout.rows(index)
+            kl = self._logprob(name, part) - self._logprob(self.reference, part)
+            scores = torch.full((len(part),), float("nan"))
+            if self._head is not None:
+                ids = torch.cat([part.prompt_ids, part.response_ids], 1)
+                scores = self._score(ids, torch.cat([part.prompt_mask, part.response_mask], 1))
+            for i in range(len(part)):
+                ids = part.response_ids[i][part.response_mask[i]].tolist()
+                text = self.template.decode(ids)
+                described.append(Response(text, not bool(part.truncated[i]), len(ids), float(scores[i]), float(kl[i])))
+        return described

@@ -1,0 +1,94 @@
+"""Adapters on one frozen base."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.backbone import Backbone, load_causal_lm
+from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.models.sources import resolve
+
+
+@pytest.fixture
+def lm() -> object:
+    return load_causal_lm(resolve("embedded:tiny"))
+
+
+IDS = torch.randint(3, 200, (3, 7), generator=torch.Generator().manual_seed(0))
+MASK = torch.ones(3, 7, dtype=torch.bool)
+
+
+def randomize(backbone: Backbone, name: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in backbone.adapter_state(name).values():
+            tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
+
+
+def two_adapters(lm: object) -> Backbone:
+    backbone = Backbone(lm)
+    for seed, name in enumerate(("a", "b")):
+        backbone.add_adapter(name, LoraSettings(rank=4).peft_config(), trainable=True)
+        randomize(backbone, name, seed)
+    return backbone
+
+
+def test_a_fresh_adapter_equals_the_base_exactly(lm: object) -> None:
+    before = Backbone(lm).hidden(IDS, MASK)
+    backbone = Backbone(lm)
+    backbone.add_adapter("a", LoraSettings().peft_config(), trainable=True)
+    with backbone.using("a"):
+        assert torch.equal(backbone.hidden(IDS, MASK), before)
+    assert torch.equal(backbone.hidden(IDS, MASK), before)
+
+
+def test_switching_trains_every_adapter_and_nothing_else(lm: object) -> None:
+    backbone = two_adapters(lm)
+    with backbone.using("a"):
+        first = backbone.hidden(IDS, MASK).sum()
+    with backbone.using("b"):
+        second = backbone.hidden(IDS, MASK).square().sum()
+    (first + second).backward()
+    for name, parameter in backbone.named_parameters():
+        assert (parameter.grad is not None) == (".lora_" in name), name
+        if parameter.grad is not None:
+            assert parameter.grad.abs().sum() > 0
+
+
+def test_the_adapter_is_back_after_an_error(lm: object) -> None:
+    backbone = two_adapters(lm)
+    with backbone.using("a"):
+        expected = backbone.hidden(IDS, MASK)
+        with pytest.raises(RuntimeError), backbone.using("b"):
+            raise RuntimeError
+        assert torch.equal(backbone.hidden(IDS, MASK), expected)
+
+
+def test_merging_gives_the_adapters_outputs_and_puts_the_base_back_bit_for_bit(lm: object) -> None:
+    backbone = two_adapters(lm)
+    base = {n: p.clone() for n, p in backbone.named_parameters()}
+    with backbone.using("a"):
+        expected = backbone.hidden(IDS, MASK)
+    with pytest.raises(RuntimeError), backbone.merged("a"):
+        assert torch.allclose(backbone.hidden(IDS, MASK), expected, atol=1e-5)
+        raise RuntimeError
+    assert all(torch.equal(p, base[n]) for n, p in backbone.named_parameters())
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_padding_on_either_side_changes_no_hidden_state(lm: object, left: bool) -> None:
+    backbone = Backbone(lm)
+    pad = torch.full((3, 4), 7)
+    none = torch.zeros(3, 4, dtype=torch.bool)
+    ids = torch.cat([pad, IDS] if left else [IDS, pad], 1)
+    mask = torch.cat([none, MASK] if left else [MASK, none], 1)
+    hidden = backbone.hidden(ids, mask)
+    kept = hidden[:, 4:] if left else hidden[:, :7]
+    assert torch.allclose(kept, backbone.hidden(IDS, MASK), atol=1e-6)
+
+
+def test_target_modules_that_match_nothing_are_named(lm: object) -> None:
+    with pytest.raises(UserError, match="lora.target_modules"):
+        Backbone(lm).add_adapter("a", LoraSettings(target_modules=["nothing"]).peft_config(), trainable=True)
