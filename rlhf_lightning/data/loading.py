@@ -62,7 +62,7 @@ def load(
         UserError: A source or row is broken, or no rows are left.
 
     Example:
-        >>> load(Prompt, "prompts.jsonl", "data.init_args.train").rows[0].prompt  # doctest: +SKIP  # doctest: +SKIP
+        >>> load(Prompt, "prompts.jsonl", "data.init_args.train").rows[0].prompt  # doctest: +SKIP
     """
     if limit is not None and limit < 1:
         raise UserError(f"{key.rpartition('.')[0]}.limit: is {limit}; give at least 1, or leave it out.".lstrip("."))

@@ -82,11 +82,25 @@ class Panel:
 
     @torch.no_grad()
     def respond(
-        self, name: str, prompts: Sequence[PromptLike], sampling: SamplingSettings, seed: int, purpose: str
+        self,
+        name: str,
+        prompts: Sequence[PromptLike],
+        sampling: SamplingSettings,
+        seed: int,
+        purpose: str,
+        measure: bool = True,
     ) -> list[Response]:
-        """One response per prompt from a model, with score and KL.
+        """One response per prompt from a model.
 
         The random numbers depend on (seed, purpose, position of the prompt) and not on the model.
+
+        Args:
+            name: The model.
+            prompts: What to answer.
+            sampling: Length limit, temperature, decoding batch.
+            seed: Seed of the random numbers.
+            purpose: What the responses are for.
+            measure: Compute score and KL as well; without, they are NaN.
         """
         items = [PromptItem(self.template.encode_prompt(p), plain_text(p)) for p in prompts]
         backbone, adapter = self._places[name]
@@ -99,7 +113,7 @@ class Panel:
                 rollout = sample_rollout(
                     backbone, adapter, batch, sampling, key, self.template.eos_id, self._pad_id
                 )
-                out += self._describe(name, rollout)
+                out += self._describe(name, rollout, measure)
                 bar.update(len(batch.texts))
         return out
 
@@ -149,17 +163,20 @@ class Panel:
         rows = rollout.response_mask.nonzero()[:, 0]
         return torch.zeros(len(rollout), device=logprobs.device).index_add(0, rows, logprobs)
 
-    def _describe(self, name: str, rollout: Rollout) -> list[Response]:
+    def _describe(self, name: str, rollout: Rollout, measure: bool) -> list[Response]:
         described = []
-        for index in torch.arange(len(rollout)).split(16):
+        for index in torch.arange(len(rollout)).split(32):
             part = rollout.rows(index)
-            kl = self._logprob(name, part) - self._logprob(self.reference, part)
-            scores = torch.full((len(part),), float("nan"))
-            if self._head is not None:
-                ids = torch.cat([part.prompt_ids, part.response_ids], 1)
-                scores = self._score(ids, torch.cat([part.prompt_mask, part.response_mask], 1))
+            kl = scores = torch.full((len(part),), float("nan"))
+            if measure:
+                kl = torch.zeros(len(part))
+                if name != self.reference:
+                    kl = self._logprob(name, part) - self._logprob(self.reference, part)
+                if self._head is not None:
+                    ids = torch.cat([part.prompt_ids, part.response_ids], 1)
+                    scores = self._score(ids, torch.cat([part.prompt_mask, part.response_mask], 1))
             for i in range(len(part)):
-                ids = part.response_ids[i][part.response_mask[i]].tolist()
-                text = self.template.decode(ids)
-                described.append(Response(text, not bool(part.truncated[i]), len(ids), float(scores[i]), float(kl[i])))
+                tokens = part.response_ids[i][part.response_mask[i]].tolist()
+                text, ended = self.template.decode(tokens), not bool(part.truncated[i])
+                described.append(Response(text, ended, len(tokens), float(scores[i]), float(kl[i])))
         return described

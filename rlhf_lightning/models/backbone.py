@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.masked import position_ids
@@ -194,6 +195,41 @@ class Backbone(nn.Module):
             attention_mask=attention_mask,
             position_ids=position_ids(attention_mask) if positions is None else positions,
             use_cache=False,
+        )
+        hidden: Tensor = out.last_hidden_state
+        return hidden
+
+    def hidden_after_prompts(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor, prompt: Tensor
+    ) -> Tensor:
+        """Final hidden states of responses [N, R, H] to prompts that are each computed only once.
+
+        The keys and values of a prompt are repeated for its responses; gradients flow back through them, so
+        outputs and gradients are those of N separate sequences, up to the order of sums.
+
+        Args:
+            prompt_ids: [B, P], padded left.
+            prompt_mask: Bool [B, P].
+            response_ids: [N, R], padded right.
+            response_mask: Bool [N, R].
+            prompt: [N], the row of the prompt that a response answers.
+        """
+        cache = DynamicCache(config=self.lm.config)
+        positions = position_ids(prompt_mask)
+        self.lm.base_model(
+            input_ids=prompt_ids,
+            attention_mask=prompt_mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.batch_select_indices(prompt)
+        out = self.lm.base_model(
+            input_ids=response_ids,
+            attention_mask=torch.cat([prompt_mask[prompt], response_mask], dim=1),
+            position_ids=positions[prompt, -1:] + 1 + position_ids(response_mask),
+            past_key_values=cache,
+            use_cache=True,
         )
         hidden: Tensor = out.last_hidden_state
         return hidden

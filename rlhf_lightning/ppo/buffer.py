@@ -49,13 +49,20 @@ class Experience:
         return cls(rollout, **{f.name: moved[f.name] for f in fields(cls)[1:]})
 
 
-@dataclass(frozen=True)
 class MicroBatch:
-    """Rows of one forward and backward."""
+    """Rows of one forward and backward.
 
-    experience: Experience
-    num_tokens: float
-    """Response tokens of the whole optimizer step, over its micro-batches and all processes."""
+    Not a dataclass on purpose: "-true" precisions cast every float inside a dataclass to 16 bit on its way to
+    `training_step`, and a ratio to rounded log-probabilities is not 1.
+    """
+
+    def __init__(self, experience: Experience, num_tokens: float) -> None:
+        """
+        Args:
+            experience: The rows.
+            num_tokens: Response tokens of the whole optimizer step, over its micro-batches and all processes.
+        """
+        self.experience, self.num_tokens = experience, num_tokens
 
     def to(self, device: torch.device) -> MicroBatch:
         return MicroBatch(self.experience.to(device), self.num_tokens)

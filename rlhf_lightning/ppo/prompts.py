@@ -24,7 +24,7 @@ class PromptItem:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning rebuilds batches field by field under 16-bit precision
 class PromptBatch:
     """Prompts padded left, so that their last tokens are aligned for decoding."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -23,31 +23,35 @@ class RankedPrompt:
     ranks: list[int]
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning rebuilds batches field by field under 16-bit precision
 class RankingBatch:
-    """N = sum of K sequences of a batch of prompts, padded right."""
+    """B prompts and their N = sum of K responses; no prompt is repeated."""
 
-    input_ids: Tensor
-    """[N, T] prompt + response."""
-    attention_mask: Tensor
-    """Bool [N, T]."""
+    prompt_ids: Tensor
+    """[B, P], padded left."""
+    prompt_mask: Tensor
+    """Bool [B, P]."""
+    response_ids: Tensor
+    """[N, R], padded right."""
+    response_mask: Tensor
+    """Bool [N, R]."""
     ranks: Tensor
     """[N], 1 = best within its prompt."""
     prompt: Tensor
-    """[N] which prompt of the batch, from 0."""
+    """[N] row of the prompt that a response answers."""
 
     def to(self, device: torch.device) -> RankingBatch:
-        return RankingBatch(
-            self.input_ids.to(device), self.attention_mask.to(device), self.ranks.to(device), self.prompt.to(device)
-        )
+        return RankingBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 def collate(rows: Sequence[RankedPrompt], pad_id: int) -> RankingBatch:
     """Ranked prompts to a batch; K may vary."""
-    sequences = [row.prompt_ids + r for row in rows for r in row.responses]
+    responses = [r for row in rows for r in row.responses]
     return RankingBatch(
-        pad(sequences, pad_id),
-        pad([[True] * len(s) for s in sequences], False),
+        pad([row.prompt_ids for row in rows], pad_id, left=True),
+        pad([[True] * len(row.prompt_ids) for row in rows], False, left=True),
+        pad(responses, pad_id),
+        pad([[True] * len(r) for r in responses], False),
         torch.tensor([rank for row in rows for rank in row.ranks]),
         torch.tensor([i for i, row in enumerate(rows) for _ in row.responses]),
     )

@@ -68,9 +68,11 @@ class RewardModule(StageModule):
     def scores(self, batch: RankingBatch) -> Tensor:
         """One score per response, read at its last valid token (EOS where there is one); [N] float32."""
         with self.backbone.using(ADAPTER if self.lora else None):
-            hidden = self.backbone.hidden(batch.input_ids, batch.attention_mask)
+            hidden = self.backbone.hidden_after_prompts(
+                batch.prompt_ids, batch.prompt_mask, batch.response_ids, batch.response_mask, batch.prompt
+            )
         rows = torch.arange(len(hidden), device=hidden.device)
-        scores: Tensor = self.head(hidden[rows, last_valid_index(batch.attention_mask)])
+        scores: Tensor = self.head(hidden[rows, last_valid_index(batch.response_mask)])
         return scores
 
     def training_step(self, batch: RankingBatch, batch_idx: int) -> Tensor:

@@ -20,7 +20,7 @@ class SFTExample:
     """True where the token belongs to a response, EOS included: the tokens the loss is on."""
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning rebuilds batches field by field under 16-bit precision
 class SFTBatch:
     """Rows padded right, each holding one example or several packed ones."""
 

