@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class RunDirectory(Callback):
     """Checks before any work that the run directory can be written."""
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
         if stage != "fit" or trainer.fast_dev_run:
             return
         root = Path(trainer.default_root_dir)
@@ -36,7 +36,7 @@ class RunDirectory(Callback):
 class WriteArtefact(Callback):
     """Writes `final/` when training has come to its end (not when it was interrupted)."""
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: StageModule) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: Any, pl_module: StageModule) -> None:  # type: ignore[override]
         if trainer.fast_dev_run or trainer.interrupted:
             return
         pl_module.before_artefact()

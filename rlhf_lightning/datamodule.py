@@ -67,14 +67,16 @@ class StageDataModule(L.LightningDataModule):
     def template(self) -> PromptTemplate:
         """The template of the module that is being trained."""
         assert self.trainer is not None
-        template: PromptTemplate = self.trainer.lightning_module.template
+        module: Any = self.trainer.lightning_module
+        template: PromptTemplate = module.template
         return template
 
     @property
     def seed(self) -> int:
         """Seed of the row order: our own, else the module's."""
         assert self.trainer is not None
-        return int(self.trainer.lightning_module.seed) if self._seed is None else self._seed
+        module: Any = self.trainer.lightning_module
+        return int(module.seed) if self._seed is None else self._seed
 
     def provenance(self) -> dict[str, Any]:
         """Which rows were read, for `stage.json`."""
@@ -128,7 +130,7 @@ class StageDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         if self.trainer is None or self._sampler is None:
             return {}
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return {"epoch": self.trainer.current_epoch, "batches": progress.processed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -82,14 +82,16 @@ class PPOFitLoop(_FitLoop):
     @property
     def iteration(self) -> int:
         """Number of the current iteration, from 0."""
-        return self.epoch_progress.current.processed
+        progress: Any = self.epoch_progress.current
+        return int(progress.processed)
 
     def setup_data(self) -> None:
         if self._combined_loader is not None and not self._should_reload_train_dl:
             return
-        limit = self.trainer.limit_train_batches  # the integer 1 is one batch, the float 1.0 all of them
-        limited = limit != 1.0 or isinstance(limit, int) or self.trainer.overfit_batches
-        if limited and not self.trainer.fast_dev_run:
+        trainer: Any = self.trainer
+        limit = trainer.limit_train_batches  # the integer 1 is one batch, the float 1.0 all of them
+        limited = limit != 1.0 or isinstance(limit, int) or trainer.overfit_batches
+        if limited and not trainer.fast_dev_run:
             raise UserError(
                 "trainer.limit_train_batches and overfit_batches would throw away part of every rollout in PPO; "
                 "use data.init_args.limit to take fewer prompts."
@@ -170,7 +172,8 @@ class PPOFitLoop(_FitLoop):
         return self.metrics | {"time/update_s": update, "time/tokens_per_s": tokens / total}
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        done = self.epoch_loop.batch_progress.current.processed
+        progress: Any = self.epoch_loop.batch_progress.current
+        done = progress.processed
         if self.experience is None or not 0 < done < len(self.plan):
             return {}  # between iterations: everything else is derived
         return {"experience": self.experience.state(), "cursor": done, "metrics": dict(self.metrics)}

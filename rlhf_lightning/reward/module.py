@@ -116,7 +116,7 @@ class RewardModule(StageModule):
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for batch in data.centering_batches():
                 scores.append(self.scores(batch.to(self.device)))
-            self.head.bias -= torch.cat(scores).double().mean().to(self.head.bias.dtype)
+            self.head.bias.sub_(torch.cat(scores).double().mean().to(self.head.bias.dtype))
 
     def save_weights(self, directory: Path) -> None:
         if self.lora:
