@@ -22,15 +22,23 @@ class RunDirectory(Callback):
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
         if stage != "fit" or trainer.fast_dev_run:
             return
-        root = Path(trainer.default_root_dir)
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=root):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"trainer.default_root_dir: cannot write to {str(root)!r}: {error.strerror}. Choose another directory."
-            ) from error
+        check_writable(Path(trainer.default_root_dir))
+
+
+def check_writable(root: Path) -> None:
+    """Make the run directory if it is not there, and try to write in it.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"trainer.default_root_dir: cannot write to {str(root)!r}: {error.strerror}. Choose another directory."
+        ) from error
 
 
 class WriteArtefact(Callback):

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from rlhf_lightning.artefacts import STAGE_FILE
+from rlhf_lightning.callbacks import check_writable
 from rlhf_lightning.config_errors import explain
 from rlhf_lightning.datamodule import StageDataModule
 from rlhf_lightning.errors import UserError
@@ -47,6 +48,7 @@ class StageCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         root = Path(config.trainer.default_root_dir)
+        check_writable(root)
         if not (root / "final" / STAGE_FILE).is_file() or config.trainer.fast_dev_run or config.overwrite:
             return
         if config.ckpt_path is not None:

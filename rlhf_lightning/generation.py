@@ -72,14 +72,11 @@ def generate(
     alive = torch.ones(size, dtype=torch.bool, device=prompt_ids.device)
     mask, step_ids, positions = prompt_mask, prompt_ids, position_ids(prompt_mask)
     for step in range(limit):
-        logits = lm(
-            input_ids=step_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        hidden = lm.base_model(
+            input_ids=step_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        # As a matrix: a [B, 1, H] slice makes torch copy the unembedding B times.
+        logits = lm.get_output_embeddings()(hidden[:, -1])
         token = sample(logits, settings.temperature, uniforms[rows, step])
         response_ids[rows[alive], step] = token[alive]
         response_mask[rows[alive], step] = True

@@ -40,6 +40,7 @@ class StageSettings:
     schedule: ScheduleSettings
     pad_token: str | None
     prompt_format: str
+    chat_template: str | None
     seed: int | None
     trust_remote_code: bool
 
@@ -61,6 +62,8 @@ class StageModule(L.LightningModule):
         self.trust_remote_code = settings.trust_remote_code
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if settings.seed is None else settings.seed
         tokenizer = load_tokenizer(source.tokenizer, settings.pad_token, source_key, self.trust_remote_code)
+        if settings.chat_template is not None:
+            tokenizer.chat_template = settings.chat_template
         inherited = source.info.prompt_format if source.info else settings.prompt_format
         self.template = PromptTemplate(tokenizer, inherited)
 

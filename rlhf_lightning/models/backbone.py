@@ -65,7 +65,18 @@ def load_causal_lm(
         )
     except Exception as error:
         raise UserError(f"{key}: cannot load a causal LM from {name!r}: {_first_line(error)}") from error
-    return model.eval()
+    model.eval()
+    _check_plain_logits(model, name, key)
+    return model
+
+
+@torch.no_grad()
+def _check_plain_logits(model: Any, name: str, key: str) -> None:
+    """Logits must be the unembedding of the final hidden states and nothing more: we compute only the rows we need."""
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    if not torch.allclose(model(input_ids=ids).logits, model.get_output_embeddings()(hidden), atol=1e-2, rtol=1e-2):
+        raise UserError(f"{key}: {name!r} transforms its logits after the unembedding (a scale or soft cap); unsupported.")
 
 
 def _first_line(error: Exception) -> str:

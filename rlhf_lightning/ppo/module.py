@@ -87,7 +87,7 @@ class PPOModule(StageModule):
         """
         source = open_source(policy_from, POLICY_KEY, expect=("sft", "ppo"))
         self.reward_source = open_source(reward_from, REWARD_KEY, expect=("reward",))
-        settings = StageSettings(lora, optimizer, schedule, pad_token, "{prompt}", seed, trust_remote_code)
+        settings = StageSettings(lora, optimizer, schedule, pad_token, "{prompt}", None, seed, trust_remote_code)
         super().__init__(source, POLICY_KEY, settings)
         check_same_tokenizer(
             source, self.reward_source, self.template.tokenizer, load_tokenizer(self.reward_source.tokenizer, pad_token)

@@ -49,10 +49,10 @@ def _form(seen: Assessment, response: str) -> float:
 
 
 LABELERS = (
-    Labeler("alma", "instruction", constraint=0.3, detail=0.15, noise=0.21),
-    Labeler("bruno", "content", detail=0.75, noise=0.19, tie=0.03),
-    Labeler("chidi", "form", form=0.3, brevity=0.2, detail=0.3, noise=0.19),
-    Labeler("dana", "instruction", constraint=0.1, detail=0.35, noise=0.21, tie=0.04, error=0.05),
+    Labeler("alma", "instruction", constraint=0.3, detail=0.15, noise=0.13),
+    Labeler("bruno", "content", detail=0.6, noise=0.12, tie=0.03),
+    Labeler("chidi", "form", form=0.3, brevity=0.2, detail=0.3, noise=0.12),
+    Labeler("dana", "instruction", constraint=0.1, detail=0.35, noise=0.13, tie=0.04, error=0.05),
 )
 """Noise and tastes are set so that two of them agree on about 73 % of pairs, as in InstructGPT's §3.4."""
 

@@ -17,7 +17,7 @@ from rlhf_lightning.seeding import derive_seed
 
 CONFIGS = Path("configs/quickstart")
 STAGES = ("sft", "reward", "ppo")
-MAX_TOKENS = 40
+MAX_TOKENS = 32
 
 # On virtual machines fresh memory is expensive: glibc is told to keep what it has been given.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}

@@ -13,7 +13,7 @@ TEMPERATURES = (1.0, 0.7, 1.3)
 
 
 def sample_responses(
-    policy: str, prompts: list[str], counts: list[int], seed: int, max_response_tokens: int = 40
+    policy: str, prompts: list[str], counts: list[int], seed: int, max_response_tokens: int = 32
 ) -> list[list[tuple[str, bool]]]:
     """Several samples per prompt as (text, ended by EOS).
 

@@ -37,6 +37,7 @@ class SFTModule(StageModule):
         schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008
         pad_token: str | None = None,
         prompt_format: str = "{prompt}\n\n",
+        chat_template: str | None = None,
         seed: int | None = None,
         trust_remote_code: bool = False,
     ) -> None:
@@ -49,11 +50,14 @@ class SFTModule(StageModule):
             schedule: Learning-rate schedule (C.1: cosine to 10 % of the peak, no warmup).
             pad_token: Token for padding where the tokenizer has none or uses EOS.
             prompt_format: Text around a prompt where the tokenizer has no chat template.
+            chat_template: Jinja template in place of the tokenizer's own; later stages inherit it.
             seed: By default `seed_everything`.
             trust_remote_code: Run code that comes with the model. Only for authors you trust.
         """
         source = open_source(base_model, KEY)
-        settings = StageSettings(lora, optimizer, schedule, pad_token, prompt_format, seed, trust_remote_code)
+        settings = StageSettings(
+            lora, optimizer, schedule, pad_token, prompt_format, chat_template, seed, trust_remote_code
+        )
         super().__init__(source, KEY, settings)
         self.val_nll = MeanMetric()
 
