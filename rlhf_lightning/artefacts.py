@@ -32,7 +32,7 @@ class StageInfo:
     stage: str
     """Which stage wrote it: sft, reward or ppo."""
     base_model: str
-    """What the adapter sits on, as a directory or Hub name that transformers loads; for full fine-tuning, its origin."""
+    """What the adapter sits on, as transformers loads it; for full fine-tuning, its origin."""
     base_name: str
     """The same as the user wrote it."""
     base_fingerprint: str

@@ -16,7 +16,8 @@ def explain(message: str) -> str:
     Args:
         message: The whole message; unions of types make it long, one paragraph for each type tried.
 
-    >>> explain('Parser key "trainer.max_epochs":\\n  Errors:\\n    - Expected a <class \\'int\\'>\\n  Given value: soon')
+    >>> report = 'Parser key "trainer.max_epochs":\\n  Errors:\\n  - Expected a <class \\'int\\'>\\n  Given value: soon'
+    >>> explain(report)
     "trainer.max_epochs: Expected a <class 'int'>. Got value: soon"
     """
     if message.startswith("Problems parsing"):

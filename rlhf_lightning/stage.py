@@ -154,4 +154,3 @@ class StageModule(L.LightningModule):
             self.save_weights(temporary)
             self.template.tokenizer.save_pretrained(temporary)
             write_info(temporary, info)
-

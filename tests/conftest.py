@@ -14,7 +14,7 @@ import pytest
 os.environ["RLHF_LIGHTNING_CACHE"] = tempfile.mkdtemp(prefix="rlhf-lightning-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from rlhf_lightning.cli import main  # noqa: E402
+from rlhf_lightning.cli import main
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "configs" / "tiny"

@@ -10,11 +10,7 @@ import yaml
 from rlhf_lightning.cli import main
 
 ROOT = Path(__file__).parent.parent
-STAGES = sorted(
-    p
-    for p in (ROOT / "configs").rglob("*.yaml")
-    if p.parent.name not in {"models", "trainer"}
-)
+STAGES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name not in {"models", "trainer"})
 OVERLAYS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name in {"models", "trainer"})
 
 

@@ -52,7 +52,9 @@ def test_a_rows_sample_does_not_depend_on_its_neighbours() -> None:
 
 def test_eos_ends_a_response_and_belongs_to_it() -> None:
     lm = load_causal_lm(resolve("embedded:tiny"))
-    lm.lm_head.bias = torch.nn.Parameter(torch.full((lm.config.vocab_size,), -1e4).index_fill(0, torch.tensor([EOS]), 0))
+    lm.lm_head.bias = torch.nn.Parameter(
+        torch.full((lm.config.vocab_size,), -1e4).index_fill(0, torch.tensor([EOS]), 0)
+    )
     ids, mask = prompts()
     out = generate(lm, ids, mask, SamplingSettings(5), torch.full((6, 5), 0.5), EOS, PAD)
     assert out.response_ids.tolist() == [[EOS]] * 6

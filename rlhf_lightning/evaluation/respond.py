@@ -110,9 +110,7 @@ class Panel:
                 batch = collate_prompts(items[start : start + sampling.batch_size], self._pad_id)
                 key = (seed, purpose, start, 0)
                 batch = batch.to(torch.device(self._device))
-                rollout = sample_rollout(
-                    backbone, adapter, batch, sampling, key, self.template.eos_id, self._pad_id
-                )
+                rollout = sample_rollout(backbone, adapter, batch, sampling, key, self.template.eos_id, self._pad_id)
                 out += self._describe(name, rollout, measure)
                 bar.update(len(batch.texts))
         return out

@@ -19,9 +19,9 @@ from rlhf_lightning.masked import position_ids
 def load_tokenizer(
     name: str, pad_token: str | None = None, key: str = "model.init_args.base_model", trust_remote_code: bool = False
 ) -> Any:
-    """A tokenizer (from a directory or Hub name) whose PAD differs from its EOS, because a PAD that is EOS hides where a response ends.
+    """A tokenizer, from a directory or Hub name, whose PAD is not its EOS.
 
-    Our own code reads masks, never PAD ids; but a reward model opened with plain transformers looks for the
+    A PAD that is EOS hides where a response ends. Our own code reads masks, never PAD ids; but a reward model opened with plain transformers looks for the
     last token that is not PAD and would skip the EOS.
 
     Raises:
@@ -76,7 +76,9 @@ def _check_plain_logits(model: Any, name: str, key: str) -> None:
     ids = torch.zeros(1, 2, dtype=torch.long)
     hidden = model.base_model(input_ids=ids).last_hidden_state
     if not torch.allclose(model(input_ids=ids).logits, model.get_output_embeddings()(hidden), atol=1e-2, rtol=1e-2):
-        raise UserError(f"{key}: {name!r} transforms its logits after the unembedding (a scale or soft cap); unsupported.")
+        raise UserError(
+            f"{key}: {name!r} transforms its logits after the unembedding (a scale or soft cap); unsupported."
+        )
 
 
 def _first_line(error: Exception) -> str:

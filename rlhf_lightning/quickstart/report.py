@@ -47,7 +47,16 @@ def write_report(root: Path, result: dict[str, Any], seed: int, wall_s: float) -
 
 def markdown(head: dict[str, Any], result: dict[str, Any]) -> str:
     """The report as Markdown."""
-    columns = ["model", "gold, seen families", "gold, unseen families", "RM score", "wins vs SFT", "KL", "tokens", "EOS"]
+    columns = [
+        "model",
+        "gold, seen families",
+        "gold, unseen families",
+        "RM score",
+        "wins vs SFT",
+        "KL",
+        "tokens",
+        "EOS",
+    ]
     rows = [[NAMES[name], *_model_cells(model)] for name, model in result["models"].items()]
     reward, gain = result["reward_model"], result["ppo_minus_sft_gold"]
     families = [[f, *(f"{means[m]:.2f}" for m in NAMES)] for f, means in result["by_family"].items()]

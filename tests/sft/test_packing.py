@@ -69,7 +69,10 @@ def test_only_assistant_turns_are_targets() -> None:
     ids, is_response = template.encode_conversation(messages)
     targets = [t for t, flag in zip(ids, is_response, strict=True) if flag]
     assert template.tokenizer.decode(targets) == "bc<|end|>e<|end|>"
-    assert template.tokenizer.decode(ids) == "<|start|>u:a<|end|><|start|>a:bc<|end|><|start|>u:d<|end|><|start|>a:e<|end|>"
+    assert (
+        template.tokenizer.decode(ids)
+        == "<|start|>u:a<|end|><|start|>a:bc<|end|><|start|>u:d<|end|><|start|>a:e<|end|>"
+    )
 
 
 def test_without_a_chat_template_the_prompt_format_is_used() -> None:
