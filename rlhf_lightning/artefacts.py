@@ -123,7 +123,7 @@ def open_source(name: str, key: str, expect: tuple[str, ...] | None = None) -> S
         wanted = " or ".join(STAGES[s] for s in expect)
         raise UserError(f"{key}: {name!r} is {STAGES[info.stage]}, but {wanted} is wanted here.")
     if not info.lora:
-        return Source(str(path), name, info, None, str(path))
+        return Source(str(path), str(path), info, None, str(path))
     return Source(_check_base(info, name, key), info.base_name, info, path, str(path))
 
 

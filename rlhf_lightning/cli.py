@@ -98,7 +98,7 @@ def main(args: list[str] | None = None) -> int:
             trainer_defaults={"default_root_dir": "checkpoints/run"},
             parser_kwargs={
                 "prog": "python -m rlhf_lightning",
-                "description": "InstructGPT's stages: SFT, reward model, PPO. Try `fit --config configs/tiny/sft.yaml`.",
+                "description": "InstructGPT's three stages. Try `fit --config configs/tiny/sft.yaml`.",
                 "exit_on_error": False,
                 **{name: {"exit_on_error": False} for name in ("fit", "validate", "test", "predict")},
             },

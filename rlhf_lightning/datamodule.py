@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from rlhf_lightning.data.loading import Loaded
+from rlhf_lightning.data.loading import Loaded, shared_prompts
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.prompt_template import PromptTemplate
 from rlhf_lightning.seeding import generator
@@ -60,6 +60,7 @@ class StageDataModule(L.LightningDataModule):
         self._seed = loading.seed
         self.items: dict[str, list[Any]] = {}
         self._provenance: dict[str, Any] = {}
+        self._rows: dict[str, list[Any]] = {}
         self._sampler: ResumableSampler | None = None
         self._resume: dict[str, int] = {}
 
@@ -90,6 +91,9 @@ class StageDataModule(L.LightningDataModule):
             "skipped": len(loaded.skipped),
             "fingerprint": loaded.fingerprint,
         }
+        self._rows[name] = loaded.rows
+        if name == "val" and (shared := shared_prompts(self._rows["train"], loaded.rows)):
+            print(f"data.init_args.val: {shared} of its prompts are training prompts too; val/ metrics will flatter.")
 
     def collate(self, items: list[Any]) -> Any:
         """Items to one batch."""

@@ -133,6 +133,13 @@ def test_a_bad_row_stops_the_run_before_training(
     assert not (tiny.root / "bad_rows" / "lightning").exists()
 
 
+def test_validation_prompts_that_are_training_prompts_are_reported(
+    tiny: TinyRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.run("sft", "leak", "--trainer.max_epochs", "1")
+    assert "24 of its prompts are training prompts too" in capsys.readouterr().out
+
+
 def test_long_prompts_are_dropped_with_a_count_where_asked(
     tiny: TinyRuns, jsonl: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:

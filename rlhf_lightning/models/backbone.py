@@ -21,8 +21,8 @@ def load_tokenizer(
 ) -> Any:
     """A tokenizer, from a directory or Hub name, whose PAD is not its EOS.
 
-    A PAD that is EOS hides where a response ends. Our own code reads masks, never PAD ids; but a reward model opened with plain transformers looks for the
-    last token that is not PAD and would skip the EOS.
+    A PAD that is EOS hides where a response ends. Our own code reads masks, never PAD ids; but a reward model
+    opened with plain transformers looks for the last token that is not PAD and would skip the EOS.
 
     Raises:
         UserError: No tokenizer there, no PAD, PAD = EOS (unless `pad_token` asks for it), or an unknown token.

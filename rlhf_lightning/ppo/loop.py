@@ -117,6 +117,8 @@ class PPOFitLoop(_FitLoop):
     def advance(self) -> None:
         if self.experience is None:
             self.collect()
+        else:  # a resumed iteration: the checkpoint was read before the model was on its device
+            self.experience = self.experience.to(self.module.device)
         self._prepare_order()
         self._update_start, self._validation_s = time.perf_counter(), 0.0
         super().advance()

@@ -156,6 +156,21 @@ def test_full_fine_tuning_trains_policy_and_value_copies(tiny: TinyRuns, tmp_pat
     assert ("adapter_model.safetensors" if lora else "model.safetensors") in written
 
 
+def test_adapters_on_a_fully_fine_tuned_sft_model(tiny: TinyRuns) -> None:
+    """The SFT model itself is then the base, and with adapters off the reference."""
+    tiny.run("sft", "full/sft", "--model.init_args.lora", "null", "--trainer.max_epochs", "1")
+    full = str(tiny.root / "full" / "sft")
+    extra = ("--model.init_args.init_from", full, "--trainer.max_epochs", "1")
+    reward = tiny.run("reward", "full/reward", *extra)
+    ppo = PPOModule(full, str(reward), num_minibatches=2)
+    ppo.configure_model()
+    assert ppo.roles.adapter("reference") is None
+    assert ppo.roles.backbone("reference") is ppo.roles.backbone("value")
+    sources = ("--model.init_args.policy_from", full, "--model.init_args.reward_from", str(reward))
+    run = tiny.run("ppo", "full/ppo", *sources, "--trainer.max_epochs", "1")
+    assert (run / "final" / "adapter_model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_precision_reaches_rollout_and_scoring(tiny: TinyRuns, tmp_path: Path, precision: str) -> None:
     seen: dict[str, Any] = {}
