@@ -1,0 +1,85 @@
+"""The quickstart's comparison and report, on the tiny models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_lightning.evaluation.intervals import mean_interval, win_rate
+from rlhf_lightning.quickstart import run
+from rlhf_lightning.quickstart.compare import build_panel, compare, labeler_agreement
+from rlhf_lightning.quickstart.make_data import read_rows, write_prompts, write_rankings
+from rlhf_lightning.quickstart.report import write_report
+from tests.conftest import TinyRuns
+
+SIZES = {"ranking_prompts": 4, "ranking_prompts_heldout": 6, "heldout_seen": 12, "heldout_unseen": 6}
+
+
+@pytest.fixture(scope="module")
+def report(tiny: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], str]:
+    root = tmp_path_factory.mktemp("quickstart")
+    for stage in ("sft", "reward", "ppo"):
+        (root / stage).symlink_to(tiny.root / stage)
+    data = root / "data"
+    write_prompts(data, seed=0, sizes=SIZES)
+    texts = [("Yes.", True), ("no idea", False), ("It is a thing that people like.", True), ("one, two", True)]
+    samples = [[(f"{t} {i}", e) for t, e in texts] for i in range(6)]
+    write_rankings(data, samples[:4], samples, seed=0)
+    panel = build_panel(root, "embedded:tiny")
+    result = compare(panel, data, seed=0, max_tokens=8)
+    text = write_report(root, result, seed=1, wall_s=60.0)
+    return json.loads((root / "report.json").read_text()), text
+
+
+def test_report_has_the_keys_that_scripts_rely_on(report: tuple[dict[str, object], str]) -> None:
+    content: dict = report[0]  # type: ignore[type-arg]
+    assert {"commit", "seed", "wall_s", "models", "reward_model"} <= content.keys()
+    for name in ("base", "sft", "ppo"):
+        model = content["models"][name]
+        for key in ("gold_seen", "gold_unseen", "score", "win_rate_vs_sft"):
+            assert model[key]["low"] <= model[key]["mean"] <= model[key]["high"]
+        assert {"kl", "response_tokens", "eos_rate"} <= model.keys()
+    assert content["models"]["sft"]["kl"] == 0.0
+    assert content["models"]["sft"]["win_rate_vs_sft"]["mean"] == 0.5
+    assert content["models"]["ppo"]["kl"] != 0.0
+    assert {"pair_accuracy", "length_baseline", "labeler_agreement"} <= content["reward_model"].keys()
+
+
+def test_markdown_shows_every_model_and_three_samples(report: tuple[dict[str, object], str]) -> None:
+    text = report[1]
+    assert text.count("| PPO |") == 5  # two tables and three samples
+    assert "| base model |" in text
+
+
+def test_shipped_data_is_what_the_command_makes(tmp_path: Path) -> None:
+    """All but the rankings, which need the SFT model."""
+    write_prompts(tmp_path, seed=0)
+    for path in tmp_path.glob("*.jsonl"):
+        assert path.read_bytes() == (Path("configs/quickstart/data") / path.name).read_bytes(), path.name
+
+
+def test_shipped_rankings_answer_the_shipped_prompts() -> None:
+    data = Path("configs/quickstart/data")
+    for name in ("ranking_prompts", "ranking_prompts_heldout"):
+        prompts = {row["prompt"] for row in read_rows(data / f"{name}.jsonl")}
+        rows = read_rows(data / f"{name.replace('ranking_prompts', 'rankings')}.jsonl")
+        assert {row["prompt"] for row in rows} <= prompts
+        assert all(2 <= len(row["responses"]) <= 9 for row in rows)
+    assert 0.7 < labeler_agreement(read_rows(data / "rankings_heldout.jsonl")) < 0.9
+
+
+def test_finished_stages_are_skipped(tiny: TinyRuns, capsys: pytest.CaptureFixture[str]) -> None:
+    run.run_stage("sft", tiny.root, seed=1)
+    assert "already finished" in capsys.readouterr().out
+
+
+def test_intervals() -> None:
+    interval = mean_interval([0.0, 1.0] * 200)
+    # Normal approximation: 0.5 ± 1.96 * 0.5 / sqrt(400); the bootstrap's own error is about 0.002.
+    assert interval.mean == 0.5
+    assert interval.low == pytest.approx(0.451, abs=0.01)
+    assert interval.high == pytest.approx(0.549, abs=0.01)
+    assert mean_interval([3.0]).low == mean_interval([3.0]).high == 3.0
+    assert win_rate([1, 2, 3], [0, 2, 4]).mean == 0.5
