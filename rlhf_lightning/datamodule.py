@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from rlhf_lightning.data.loading import Loaded, shared_prompts
+from rlhf_lightning.data.kinds import Row
+from rlhf_lightning.data.loading import Loaded, load, shared_prompts
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.prompt_template import PromptTemplate
 from rlhf_lightning.seeding import generator
 
+T = TypeVar("T", bound=Row)
+Item = TypeVar("Item")
 OnBad = Literal["error", "skip"]
 OnLong = Literal["error", "drop"]
 
@@ -44,8 +47,15 @@ class ResumableSampler(Sampler[int]):
 class LoadingSettings:
     """How batches are made; one object, because jsonargparse takes a base class's parameters for a subclass's."""
 
+    sources: dict[str, str | list[str] | None]
+    """Files of each split."""
     batch_size: int
     val_batch_size: int | None
+    max_prompt_tokens: int
+    max_response_tokens: int
+    on_bad_row: OnBad
+    on_long_prompt: OnLong
+    limit: int | None
     num_workers: int
     seed: int | None
 
@@ -55,6 +65,9 @@ class StageDataModule(L.LightningDataModule):
 
     def __init__(self, loading: LoadingSettings) -> None:
         super().__init__()
+        self.sources = loading.sources
+        self.limits = LengthLimits(loading.max_prompt_tokens, loading.max_response_tokens, loading.on_long_prompt)
+        self.on_bad_row, self.limit = loading.on_bad_row, loading.limit
         self.batch_size, self.val_batch_size = loading.batch_size, loading.val_batch_size or loading.batch_size
         self.num_workers = loading.num_workers
         self._seed = loading.seed
@@ -83,8 +96,26 @@ class StageDataModule(L.LightningDataModule):
         """Which rows were read, for `stage.json`."""
         return self._provenance
 
-    def record(self, name: str, files: str | Sequence[str], loaded: Loaded[Any], kept: int) -> None:
-        """Note where a split came from."""
+    def read(self, name: str, kind: type[T], tokenize: Callable[[T], Item | None]) -> list[Item]:
+        """Read, check and tokenize the rows of a split, say what was left out, and note where they came from.
+
+        Raises:
+            UserError: A broken row, a prompt over the limit, or no rows left.
+        """
+        key, files = f"data.init_args.{name}", self.sources[name]
+        assert files is not None
+        loaded = load(kind, files, key, self.on_bad_row, self.limit)
+        items = [item for row in loaded.rows if (item := tokenize(row)) is not None]
+        self.limits.report(name)
+        require_rows(items, key)
+        self._record(name, files, loaded, len(items))
+        return items
+
+    def unread(self) -> list[str]:
+        """Splits that have files and have not been read yet."""
+        return [name for name, files in self.sources.items() if files is not None and name not in self.items]
+
+    def _record(self, name: str, files: str | Sequence[str], loaded: Loaded[Any], kept: int) -> None:
         self._provenance[name] = {
             "files": [files] if isinstance(files, str) else list(files),
             "rows": kept,

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.data.kinds import Prompt
-from rlhf_lightning.data.loading import load
-from rlhf_lightning.datamodule import LengthLimits, LoadingSettings, OnBad, OnLong, StageDataModule, pad, require_rows
+from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, pad
 from rlhf_lightning.prompt_template import plain_text
 from rlhf_lightning.seeding import generator
 
@@ -106,23 +105,24 @@ class PromptDataModule(StageDataModule):
             num_workers: Loader processes of validation.
             seed: Seed of the prompt order; by default the run's.
         """
-        super().__init__(LoadingSettings(batch_size, val_batch_size, num_workers, seed))
-        self.sources = {"train": train, "val": val}
-        self.limits = LengthLimits(max_prompt_tokens, 0, on_long_prompt)
-        self.on_bad_row: OnBad = on_bad_row
-        self.limit = limit
+        sources = {"train": train, "val": val}
+        loading = LoadingSettings(
+            sources,
+            batch_size,
+            val_batch_size,
+            max_prompt_tokens,
+            0,
+            on_bad_row,
+            on_long_prompt,
+            limit,
+            num_workers,
+            seed,
+        )
+        super().__init__(loading)
 
     def setup(self, stage: str) -> None:
-        for split, files in self.sources.items():
-            if files is None or split in self.items:
-                continue
-            key = f"data.init_args.{split}"
-            loaded = load(Prompt, files, key, self.on_bad_row, self.limit)
-            rows = [r for row in loaded.rows if (r := self._tokenize(row)) is not None]
-            self.limits.report(split)
-            require_rows(rows, key)
-            self.items[split] = rows
-            self.record(split, files, loaded, len(rows))
+        for split in self.unread():
+            self.items[split] = self.read(split, Prompt, self._tokenize)
 
     def _tokenize(self, row: Prompt) -> PromptItem | None:
         ids = self.template.encode_prompt(row.prompt)

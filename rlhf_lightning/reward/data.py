@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.data.kinds import Demonstration, Ranking
-from rlhf_lightning.data.loading import load
-from rlhf_lightning.datamodule import LengthLimits, LoadingSettings, OnBad, OnLong, StageDataModule, pad, require_rows
+from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, pad
 
 
 @dataclass(frozen=True)
@@ -91,26 +90,28 @@ class RankingDataModule(StageDataModule):
             num_workers: Loader processes.
             seed: Seed of the row order; by default the run's.
         """
-        super().__init__(LoadingSettings(batch_size, val_batch_size, num_workers, seed))
-        self.sources = {"train": train, "val": val}
-        self.demonstrations = demonstrations
-        self.limits = LengthLimits(max_prompt_tokens, max_response_tokens, on_long_prompt)
-        self.on_bad_row: OnBad = on_bad_row
-        self.limit = limit
+        sources = {"train": train, "val": val, "demonstrations": demonstrations}
+        super().__init__(
+            LoadingSettings(
+                sources,
+                batch_size,
+                val_batch_size,
+                max_prompt_tokens,
+                max_response_tokens,
+                on_bad_row,
+                on_long_prompt,
+                limit,
+                num_workers,
+                seed,
+            )
+        )
 
     def setup(self, stage: str) -> None:
-        for split, files in self.sources.items():
-            if files is None or split in self.items:
-                continue
-            key = f"data.init_args.{split}"
-            loaded = load(Ranking, files, key, self.on_bad_row, self.limit)
-            rows = [r for row in loaded.rows if (r := self._tokenize(row)) is not None]
-            self.limits.report(split)
-            require_rows(rows, key)
-            self.items[split] = rows
-            self.record(split, files, loaded, len(rows))
-        if self.demonstrations is not None and "demonstrations" not in self.items:
-            self._read_demonstrations(self.demonstrations)
+        for split in self.unread():
+            if split == "demonstrations":
+                self.items[split] = self.read(split, Demonstration, self._tokenize_demonstration)
+            else:
+                self.items[split] = self.read(split, Ranking, self._tokenize)
 
     def _tokenize(self, row: Ranking) -> RankedPrompt | None:
         prompt_ids = self.template.encode_prompt(row.prompt)
@@ -125,18 +126,12 @@ class RankingDataModule(StageDataModule):
         unfinished = isinstance(ended, list) and len(ended) == len(row.responses) and ended[index] is False
         return ids[:-1] if unfinished and ids[-1] == self.template.eos_id else ids
 
-    def _read_demonstrations(self, files: str | list[str]) -> None:
-        key = "data.init_args.demonstrations"
-        loaded = load(Demonstration, files, key, self.on_bad_row, self.limit)
-        rows = []
-        for row in loaded.rows:
-            prompt_ids = self.template.encode_prompt(row.messages[:-1])
-            if len(prompt_ids) <= self.limits.max_prompt:
-                response = self.limits.cut_response(self.template.encode_response(row.messages[-1].content))
-                rows.append(RankedPrompt(prompt_ids, [response], [1]))
-        require_rows(rows, key)
-        self.items["demonstrations"] = rows
-        self.record("demonstrations", files, loaded, len(rows))
+    def _tokenize_demonstration(self, row: Demonstration) -> RankedPrompt | None:
+        prompt_ids = self.template.encode_prompt(row.messages[:-1])
+        if not self.limits.prompt_fits(prompt_ids, f"{row.file}:{row.line}"):
+            return None
+        response = self.template.encode_response(row.messages[-1].content)
+        return RankedPrompt(prompt_ids, [self.limits.cut_response(response)], [1])
 
     def centering_batches(self) -> list[RankingBatch]:
         """Batches of the (prompt, response) pairs whose mean score becomes 0."""

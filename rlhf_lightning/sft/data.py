@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from rlhf_lightning.data.kinds import Demonstration
-from rlhf_lightning.data.loading import load
-from rlhf_lightning.datamodule import LengthLimits, LoadingSettings, OnBad, OnLong, StageDataModule, require_rows
+from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule
 from rlhf_lightning.sft.packing import SFTBatch, SFTExample, collate, pack
 
 
@@ -42,25 +41,28 @@ class DemonstrationDataModule(StageDataModule):
             num_workers: Loader processes.
             seed: Seed of the row order; by default the run's.
         """
-        super().__init__(LoadingSettings(batch_size, val_batch_size, num_workers, seed))
-        self.sources = {"train": train, "val": val}
+        sources = {"train": train, "val": val}
+        super().__init__(
+            LoadingSettings(
+                sources,
+                batch_size,
+                val_batch_size,
+                max_prompt_tokens,
+                max_response_tokens,
+                on_bad_row,
+                on_long_prompt,
+                limit,
+                num_workers,
+                seed,
+            )
+        )
         self.packing = packing
         self.max_tokens = max_prompt_tokens + max_response_tokens
-        self.limits = LengthLimits(max_prompt_tokens, max_response_tokens, on_long_prompt)
-        self.on_bad_row: OnBad = on_bad_row
-        self.limit = limit
 
     def setup(self, stage: str) -> None:
-        for split, files in self.sources.items():
-            if files is None or split in self.items:
-                continue
-            key = f"data.init_args.{split}"
-            loaded = load(Demonstration, files, key, self.on_bad_row, self.limit)
-            examples = [e for row in loaded.rows if (e := self._tokenize(row)) is not None]
-            self.limits.report(split)
-            require_rows(examples, key)
+        for split in self.unread():
+            examples = self.read(split, Demonstration, self._tokenize)
             self.items[split] = pack(examples, self.max_tokens) if self.packing else [[e] for e in examples]
-            self.record(split, files, loaded, len(examples))
 
     def _tokenize(self, row: Demonstration) -> SFTExample | None:
         ids, is_response = self.template.encode_conversation(row.messages)
