@@ -31,6 +31,24 @@ def test_greedy_decoding_equals_a_fresh_forward_at_every_step() -> None:
             tokens.append(t)
 
 
+def test_positions_count_on_from_the_prompt() -> None:
+    """With sharp attention a wrong position changes the tokens; a random model hardly looks at positions."""
+    lm = load_causal_lm(resolve("embedded:tiny"))
+    with torch.no_grad():
+        for layer in lm.model.layers:
+            layer.self_attn.q_proj.weight.mul_(30)
+            layer.self_attn.k_proj.weight.mul_(30)
+            layer.self_attn.v_proj.weight.mul_(10)
+    ids, mask = prompts()
+    out = generate(lm, ids, mask, SamplingSettings(8, temperature=0), torch.zeros(6, 8), EOS, PAD)
+    for row in range(6):
+        tokens = ids[row][mask[row]].tolist()
+        for t in out.response_ids[row][out.response_mask[row]].tolist():
+            with torch.no_grad():
+                assert lm(input_ids=torch.tensor([tokens])).logits[0, -1].argmax() == t
+            tokens.append(t)
+
+
 def test_a_rows_sample_does_not_depend_on_its_neighbours() -> None:
     lm = load_causal_lm(resolve("embedded:tiny"))
     ids, mask = prompts()
