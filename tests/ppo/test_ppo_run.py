@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlhf_lightning.cli import main
 from rlhf_lightning.errors import UserError
@@ -238,3 +239,40 @@ def test_limiting_train_batches_is_refused(tiny: TinyRuns, tmp_path: Path) -> No
 def test_fast_dev_run_writes_nothing(tiny: TinyRuns) -> None:
     assert main(tiny.args("ppo", "ppo_dev", "--trainer.fast_dev_run", "true")) == 0
     assert not (tiny.root / "ppo_dev" / "final").exists()
+
+
+class CutAfter(L.Callback):
+    """Ends a run after a number of minibatches, as a crash would."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.steps:
+            raise RuntimeError("cut")
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 6])
+def test_a_run_cut_within_or_between_iterations_ends_with_the_same_weights(
+    tiny: TinyRuns, tmp_path: Path, steps: int
+) -> None:
+    """Four minibatches an iteration; a checkpoint after every step that is not an iteration's last, and at its end."""
+
+    def fit(root: Path, *callbacks: L.Callback, ckpt_path: str | None = None) -> PPOModule:
+        saving = [
+            ModelCheckpoint(root / "steps", save_last=True, every_n_train_steps=1),
+            ModelCheckpoint(root / "ends", save_last=True, save_on_train_epoch_end=True),
+        ]
+        ppo = module(tiny, num_minibatches=4)
+        settings: dict[str, Any] = {"enable_checkpointing": True, "callbacks": [*saving, *callbacks], "max_epochs": 2}
+        trainer(root, **settings).fit(ppo, datamodule=data(), ckpt_path=ckpt_path)
+        return ppo
+
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="cut"):
+        fit(tmp_path / "cut", CutAfter(steps))
+    folder = "ends" if steps % 4 == 0 else "steps"
+    resumed = fit(tmp_path / "cut", ckpt_path=str(tmp_path / "cut" / folder / "last.ckpt"))
+    assert resumed.trainer.global_step == whole.trainer.global_step == 8
+    expected = whole.trainable()
+    assert all(torch.equal(p, expected[n]) for n, p in resumed.trainable().items())
