@@ -95,6 +95,7 @@ def main(args: list[str] | None = None) -> int:
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+            seed_everything_default=1,
             trainer_defaults={"default_root_dir": "checkpoints/run"},
             parser_kwargs={
                 "prog": "python -m rlhf_lightning",
