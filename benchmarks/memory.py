@@ -1,4 +1,4 @@
-"""Peak memory of PPO's roles on one base against four separate models of the same size, two iterations each.
+"""Peak memory of PPO's roles on one base against four separate models of the same size, one iteration each.
 
 Each variant runs the quickstart's PPO stage in a process of its own, in turn; the figure is the process's
 largest resident size, as the operating system counts it.
@@ -35,8 +35,8 @@ def build_separate(self: Roles, policy, reward, lora, dtype) -> None:  # type: i
 
 
 def measure(variant: str, root: str, precision: str) -> None:
-    """Run two iterations and print the peak, in MiB."""
-    args = ["fit", "--config", "configs/quickstart/ppo.yaml", "--trainer.max_epochs", "2"]
+    """Run one iteration and print the peak, in MiB."""
+    args = ["fit", "--config", "configs/quickstart/ppo.yaml", "--trainer.max_epochs", "1"]
     args += ["--model.init_args.policy_from", f"{root}/sft", "--model.init_args.reward_from", f"{root}/reward"]
     args += ["--trainer.precision", precision, "--data.init_args.val", "null", "--trainer.enable_progress_bar", "false"]
     with tempfile.TemporaryDirectory() as directory:

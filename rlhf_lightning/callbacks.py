@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,21 @@ class RunDirectory(Callback):
             return
         check_writable(Path(trainer.default_root_dir))
 
+    def on_fit_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        """A fresh start moves aside what an earlier run left, so that it cannot pass for this run's."""
+        if trainer.ckpt_path is not None or trainer.fast_dev_run or not trainer.is_global_zero:
+            return
+        for name in ("lightning", "final"):
+            left = Path(trainer.default_root_dir) / name
+            if left.exists():
+                shutil.rmtree(replaced(left), ignore_errors=True)
+                left.rename(replaced(left))
+
+
+def replaced(path: Path) -> Path:
+    """Where an earlier run's directory waits until this run has finished."""
+    return path.with_name(f"{path.name}-replaced")
+
 
 def check_writable(root: Path) -> None:
     """Make the run directory if it is not there, and try to write in it.
@@ -44,12 +60,29 @@ def check_writable(root: Path) -> None:
 class WriteArtefact(Callback):
     """Writes `final/` when training has come to its end (not when it was interrupted)."""
 
+    def __init__(self) -> None:
+        self._written = False
+
     def on_train_end(self, trainer: Any, pl_module: StageModule) -> None:  # type: ignore[override]
+        self._write(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Any, pl_module: StageModule) -> None:  # type: ignore[override]
+        # A run that was killed between its last checkpoint and its artefact has nothing left to train, and
+        # Lightning then calls no other hook than this one.
+        if not self._written:
+            pl_module.to(trainer.strategy.root_device)
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: Any, pl_module: StageModule) -> None:
         if trainer.fast_dev_run or trainer.interrupted:
             return
+        self._written = True
         pl_module.before_artefact()
         if trainer.is_global_zero:
-            pl_module.write_artefact(Path(trainer.default_root_dir) / "final")
+            root = Path(trainer.default_root_dir)
+            pl_module.write_artefact(root / "final")
+            for name in ("lightning", "final"):
+                shutil.rmtree(replaced(root / name), ignore_errors=True)
         trainer.strategy.barrier()
 
 

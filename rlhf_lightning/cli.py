@@ -49,6 +49,8 @@ class StageCLI(LightningCLI):
         config = self.config[self.subcommand]
         root = Path(config.trainer.default_root_dir)
         check_writable(root)
+        if config.overwrite and config.ckpt_path is not None:
+            raise UserError("--overwrite starts again and --ckpt_path goes on; give one of them.")
         if not (root / "final" / STAGE_FILE).is_file() or config.trainer.fast_dev_run or config.overwrite:
             return
         if config.ckpt_path is not None:

@@ -166,7 +166,10 @@ class StageDataModule(L.LightningDataModule):
         if self.trainer is None or self._sampler is None:
             return {}
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return {"epoch": self.trainer.current_epoch, "batches": progress.processed}
+        epoch, batches = self.trainer.current_epoch, progress.processed
+        if batches >= self.trainer.num_training_batches:  # the epoch is over: the next one, from its first row
+            epoch, batches = epoch + 1, 0
+        return {"epoch": epoch, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resume = dict(state_dict)

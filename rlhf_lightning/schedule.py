@@ -38,7 +38,7 @@ class ScheduleSettings:
     """Fraction of the peak at which the cosine ends."""
 
 
-def lr_factor(settings: ScheduleSettings, total_steps: int) -> Callable[[int], float]:
+def lr_factor(settings: ScheduleSettings, total_steps: float) -> Callable[[int], float]:
     """The learning rate of each optimizer step as a fraction of the peak.
 
     Args:
@@ -51,7 +51,7 @@ def lr_factor(settings: ScheduleSettings, total_steps: int) -> Callable[[int], f
     >>> round(lr_factor(ScheduleSettings("cosine"), 100)(100), 2)
     0.1
     """
-    warmup = settings.warmup * total_steps if settings.warmup < 1 else settings.warmup
+    warmup = settings.warmup * total_steps if 0 < settings.warmup < 1 else settings.warmup
 
     def factor(step: int) -> float:
         if step < warmup:

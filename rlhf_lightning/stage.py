@@ -104,7 +104,11 @@ class StageModule(L.LightningModule):
         optimizer = torch.optim.AdamW(
             self.parameter_groups(), lr=s.lr, betas=(s.beta1, s.beta2), eps=s.eps, weight_decay=s.weight_decay
         )
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf") and (self.schedule_settings.name == "cosine" or self.schedule_settings.warmup < 1):
+            raise UserError(
+                "model.init_args.schedule depends on the length of the run: set trainer.max_epochs or max_steps."
+            )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(self.schedule_settings, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -127,18 +127,34 @@ def test_the_same_seed_gives_the_same_weights(tiny: TinyRuns) -> None:
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_sft_resumed_after_an_epoch_equals_the_uninterrupted_run(tiny: TinyRuns) -> None:
+@pytest.mark.parametrize("num_workers", ["0", "1"])
+def test_sft_resumed_after_an_epoch_equals_the_uninterrupted_run(tiny: TinyRuns, num_workers: str) -> None:
     from safetensors.torch import load_file
 
     # The schedule is a function of max_epochs, so the run is cut by an exception instead of a smaller limit.
-    cut = tiny.root / "sft_cut"
-    args = tiny.args("sft", "sft_cut", "--trainer.callbacks+=tests.test_artefacts.StopAfterFirstEpoch")
+    cut, workers = tiny.root / f"sft_cut{num_workers}", ("--data.init_args.num_workers", num_workers)
+    args = tiny.args("sft", cut.name, *workers, "--trainer.callbacks+=tests.test_artefacts.StopAfterFirstEpoch")
     with pytest.raises(RuntimeError, match="cut"):
         main(args)
     assert not (cut / "final").exists()
-    tiny.run("sft", "sft_cut", "--ckpt_path", "last")
+    tiny.run("sft", cut.name, *workers, "--ckpt_path", "last")
     whole, resumed = (load_file(r / "final" / "adapter_model.safetensors") for r in (tiny.root / "sft", cut))
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+@pytest.mark.parametrize("stage", ["reward", "ppo"])
+def test_a_run_killed_before_its_artefact_writes_it_when_started_again(tiny: TinyRuns, stage: str) -> None:
+    from safetensors.torch import load_file
+
+    copy = tiny.root / f"{stage}_killed"
+    shutil.copytree(tiny.root / stage, copy)
+    shutil.rmtree(copy / "final")
+    # The checkpoint callback remembers its own directory.
+    tiny.run(stage, copy.name, "--ckpt_path", str(copy / "lightning" / "last.ckpt"))
+    for name in ("adapter_model.safetensors", "scalar_head.safetensors"):
+        if (tiny.root / stage / "final" / name).exists():
+            first, second = load_file(tiny.root / stage / "final" / name), load_file(copy / "final" / name)
+            assert all(torch.equal(first[k], second[k]) for k in first), name
 
 
 def test_an_adapter_for_another_base_is_refused(tiny: TinyRuns, tmp_path: Path) -> None:

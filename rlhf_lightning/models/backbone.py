@@ -203,6 +203,11 @@ class Backbone(nn.Module):
             attention_mask: Bool [B, T], or [B, 1, T, T] (True = may look) where `positions` are given too.
             positions: [B, T]; by default counted from `attention_mask`.
         """
+        if attention_mask.ndim == 4 and self.lm.config._attn_implementation == "eager":
+            # Eager attention adds its mask, and would add True as 1.
+            blocked = torch.finfo(self.lm.dtype).min
+            zero = torch.zeros_like(attention_mask, dtype=self.lm.dtype)
+            attention_mask = zero.masked_fill(~attention_mask, blocked)
         out = self.lm.base_model(
             input_ids=input_ids,
             attention_mask=attention_mask,

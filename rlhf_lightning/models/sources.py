@@ -75,11 +75,12 @@ def fingerprint(directory: str | Path) -> str:
 def _local_directory(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    from transformers.utils.hub import cached_file
+    from huggingface_hub import snapshot_download
 
-    found = cached_file(name, "config.json", local_files_only=True)
-    assert found is not None
-    return Path(found).parent
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "config.json"]))
+    except Exception as error:  # offline, no such model, no permission: each a type of its own
+        raise UserError(f"cannot find the base model {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def _packaged_gguf(key: str) -> Path:

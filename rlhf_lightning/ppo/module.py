@@ -90,7 +90,10 @@ class PPOModule(StageModule):
         settings = StageSettings(lora, optimizer, schedule, pad_token, "{prompt}", None, seed, trust_remote_code)
         super().__init__(source, POLICY_KEY, settings)
         check_same_tokenizer(
-            source, self.reward_source, self.template.tokenizer, load_tokenizer(self.reward_source.tokenizer, pad_token)
+            source,
+            self.reward_source,
+            self.template.tokenizer,
+            load_tokenizer(self.reward_source.tokenizer, pad_token, REWARD_KEY, trust_remote_code),
         )
         self.value_lr = value_lr
         self.sampling = sampling
@@ -109,7 +112,13 @@ class PPOModule(StageModule):
 
     def configure_model(self) -> None:
         if not hasattr(self, "roles"):
-            self.roles = Roles(self.source, self.reward_source, self.lora, base_dtype(self.precision, self.lora))
+            self.roles = Roles(
+                self.source,
+                self.reward_source,
+                self.lora,
+                base_dtype(self.precision, self.lora),
+                self.trust_remote_code,
+            )
 
     def train(self, mode: bool = True) -> PPOModule:
         """Dropout stays off in PPO: the update must see the policy that sampled (N+ details, 7)."""

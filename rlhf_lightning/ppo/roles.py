@@ -39,8 +39,16 @@ class Roles(nn.Module):
     another base, reward and value share that one.
     """
 
-    def __init__(self, policy: Source, reward: Source, lora: LoraSettings | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        policy: Source,
+        reward: Source,
+        lora: LoraSettings | None,
+        dtype: torch.dtype,
+        trust_remote_code: bool = False,
+    ) -> None:
         super().__init__()
+        self._trust = trust_remote_code
         self._backbones: dict[str, Backbone] = {}
         self._adapters: dict[str, str | None] = {}
         if lora is None:
@@ -55,12 +63,12 @@ class Roles(nn.Module):
         self.value_head = build_head(reward, hidden_size, 0, REWARD_KEY)
 
     def _build_shared(self, policy: Source, reward: Source, lora: LoraSettings, dtype: torch.dtype) -> None:
-        base = Backbone(load_causal_lm(policy.model, dtype, POLICY_KEY))
+        base = Backbone(load_causal_lm(policy.model, dtype, POLICY_KEY, self._trust))
         self._place("policy", base, policy, lora, POLICY_KEY, trainable=True)
         # A fresh policy adapter (the SFT model is not one) starts as the base itself: that is the reference.
         self._place("reference", base, policy if policy.adapter else None, lora, POLICY_KEY)
         if reward.adapter is None or reward.model != policy.model:
-            base = Backbone(load_causal_lm(reward.model, dtype, REWARD_KEY))
+            base = Backbone(load_causal_lm(reward.model, dtype, REWARD_KEY, self._trust))
         self._place("reward", base, reward if reward.adapter else None, lora, REWARD_KEY)
         self._place("value", base, reward, lora, REWARD_KEY, trainable=True)
 
@@ -82,7 +90,7 @@ class Roles(nn.Module):
             ("policy", "reference", policy, POLICY_KEY),
             ("value", "reward", reward, REWARD_KEY),
         ):
-            lm = load_causal_lm(source.model, dtype, key)
+            lm = load_causal_lm(source.model, dtype, key, self._trust)
             lm = merge_into(lm, source, key) if source.adapter else lm
             self._backbones[frozen] = Backbone(deepcopy(lm))
             self._backbones[role] = Backbone(lm, freeze=False)
@@ -146,6 +154,11 @@ def check_same_tokenizer(policy: Source, reward: Source, policy_tokenizer: objec
         raise UserError(
             f"{REWARD_KEY}: the reward model's tokenizer ({reward.name!r}) differs from the policy's "
             f"({policy.name!r}). Train the reward model from the same base model."
+        )
+    if policy_tokenizer.chat_template != reward_tokenizer.chat_template:  # type: ignore[attr-defined]
+        raise UserError(
+            f"{REWARD_KEY}: the reward model ({reward.name!r}) was trained with another chat template than the policy "
+            f"({policy.name!r}), so it would score prompts it cannot read. Train it with init_from the SFT model."
         )
 
 

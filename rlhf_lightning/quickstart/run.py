@@ -41,7 +41,8 @@ def run_stage(stage: str, root: Path, seed: int) -> None:
     Raises:
         SystemExit: The stage failed; its own message is on the screen.
     """
-    if (root / stage / "final" / "stage.json").is_file():
+    done_file = root / stage / "final" / "stage.json"
+    if done_file.is_file():
         print(f"[{stage}] already finished: {root / stage / 'final'}", flush=True)
         return
     print(f"[{stage}] {' '.join(stage_command(stage, root, seed)[1:])}", flush=True)
@@ -62,6 +63,7 @@ def main() -> None:
     for stage in STAGES:
         with clock.timing(stage):
             run_stage(stage, args.root, args.seed)
+    clock.seconds.pop("comparison", None)  # made anew each time
     with clock.timing("comparison"):
         panel = build_panel(args.root, "embedded:smollm2-135m-instruct")
         result = compare(panel, CONFIGS / "data", derive_seed(args.seed, "comparison"), MAX_TOKENS)
