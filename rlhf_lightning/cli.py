@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -143,6 +143,3 @@ def quieten() -> None:
     import logging
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
-
-
-__all__ = ["FinishedRun", "Namespace", "StageCLI", "main"]

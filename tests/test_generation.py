@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from rlhf_lightning.generation import SamplingSettings, generate, sample
@@ -19,8 +21,7 @@ def prompts() -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
-def test_greedy_decoding_equals_a_fresh_forward_at_every_step() -> None:
-    lm = load_causal_lm(resolve("embedded:tiny"))
+def assert_greedy_equals_fresh_forwards(lm: Any) -> None:
     ids, mask = prompts()
     out = generate(lm, ids, mask, SamplingSettings(8, temperature=0), torch.zeros(6, 8), EOS, PAD)
     for row in range(6):
@@ -29,6 +30,11 @@ def test_greedy_decoding_equals_a_fresh_forward_at_every_step() -> None:
             with torch.no_grad():
                 assert lm(input_ids=torch.tensor([tokens])).logits[0, -1].argmax() == t
             tokens.append(t)
+
+
+def test_greedy_decoding_equals_a_fresh_forward_at_every_step() -> None:
+    lm = load_causal_lm(resolve("embedded:tiny"))
+    assert_greedy_equals_fresh_forwards(lm)
 
 
 def test_positions_count_on_from_the_prompt() -> None:
@@ -39,14 +45,7 @@ def test_positions_count_on_from_the_prompt() -> None:
             layer.self_attn.q_proj.weight.mul_(30)
             layer.self_attn.k_proj.weight.mul_(30)
             layer.self_attn.v_proj.weight.mul_(10)
-    ids, mask = prompts()
-    out = generate(lm, ids, mask, SamplingSettings(8, temperature=0), torch.zeros(6, 8), EOS, PAD)
-    for row in range(6):
-        tokens = ids[row][mask[row]].tolist()
-        for t in out.response_ids[row][out.response_mask[row]].tolist():
-            with torch.no_grad():
-                assert lm(input_ids=torch.tensor([tokens])).logits[0, -1].argmax() == t
-            tokens.append(t)
+    assert_greedy_equals_fresh_forwards(lm)
 
 
 def test_a_rows_sample_does_not_depend_on_its_neighbours() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -15,15 +14,11 @@ from rlhf_lightning.evaluation.respond import Panel, Response
 from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.quickstart.gold import gold_score
 from rlhf_lightning.quickstart.labelers import pairwise_agreement
+from rlhf_lightning.quickstart.make_data import read_rows
 
 MODELS = ("base", "sft", "ppo")
 ROUNDS = 2
 """Samples of each prompt and model; intervals are over prompts, on the mean of a prompt's samples."""
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file that ships with the quickstart."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def build_panel(root: Path, base_model: str) -> Panel:
