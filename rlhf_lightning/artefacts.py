@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -125,6 +126,16 @@ def open_source(name: str, key: str, expect: tuple[str, ...] | None = None) -> S
     if not info.lora:
         return Source(str(path), str(path), info, None, str(path))
     return Source(_check_base(info, name, key), info.base_name, info, path, str(path))
+
+
+def source_fingerprint(source: Source) -> str:
+    """A hash of the model a stage starts from: its base, and its adapter where it has one."""
+    digest = hashlib.sha256(fingerprint(source.model).encode())
+    if source.adapter is not None:
+        for name in (ADAPTER_FILE, HEAD_FILE):
+            if (source.adapter / name).is_file():
+                digest.update((source.adapter / name).read_bytes())
+    return digest.hexdigest()
 
 
 def read_info(directory: Path, key: str) -> StageInfo:

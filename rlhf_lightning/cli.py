@@ -19,6 +19,9 @@ from rlhf_lightning.callbacks import check_writable
 from rlhf_lightning.config_errors import explain
 from rlhf_lightning.datamodule import StageDataModule
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.fitting.identity import FLAG
+from rlhf_lightning.fitting.stage_checkpoint import StageCheckpoint
+from rlhf_lightning.fitting.stopping import RunStopped
 from rlhf_lightning.stage import StageModule
 
 
@@ -42,6 +45,12 @@ class StageCLI(LightningCLI):
         parser.add_argument(
             "--overwrite", type=bool, default=False, help="Start again where a finished run stands; it is replaced."
         )
+        parser.add_argument(
+            f"--{FLAG}",
+            type=bool,
+            default=False,
+            help="Let --ckpt_path go on with another configuration or other data than the checkpoint's.",
+        )
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand != "fit":
@@ -60,6 +69,9 @@ class StageCLI(LightningCLI):
             "`--ckpt_path last` to keep it as it is, or `--overwrite true` to replace it."
         )
 
+    def before_fit(self) -> None:
+        self.model.resume_with_changes = bool(self._get(self.config_init, FLAG))
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
         root = Path(config.default_root_dir)
@@ -75,19 +87,15 @@ class StageCLI(LightningCLI):
         """Stock Lightning lets hyper-parameters in a checkpoint override what the user typed; here nothing does."""
 
 
-def checkpoint_callback(root: Path) -> ModelCheckpoint:
+def checkpoint_callback(root: Path) -> StageCheckpoint:
     """A checkpoint at the end of each epoch (PPO: iteration), the newest also as `last.ckpt`."""
-    return ModelCheckpoint(
-        dirpath=root / "lightning",
-        filename="{epoch}-{step}",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
+    return StageCheckpoint(
+        dirpath=str(root / "lightning"), filename="{epoch}-{step}", save_last=True, save_on_train_epoch_end=True
     )
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 a user's error, 2 a configuration error."""
+    """Run the command line; returns the exit status: 0 done, 1 a user's error, 2 a configuration error, 128 + n stopped by signal n."""
     quieten()
     try:
         StageCLI(
@@ -109,6 +117,9 @@ def main(args: list[str] | None = None) -> int:
         )
     except FinishedRun as done:
         print(done)
+    except RunStopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
     except ArgumentError as error:
         print(f"error: {explain(str(error))}", file=sys.stderr)
         return 2

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from rlhf_lightning.data.kinds import Row
 from rlhf_lightning.data.loading import Loaded, load, shared_prompts
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.fitting.identity import arguments_of
+from rlhf_lightning.fitting.training_stream import ResumableSampler, TrainingStream
 from rlhf_lightning.prompt_template import PromptTemplate
-from rlhf_lightning.seeding import generator
 
 T = TypeVar("T", bound=Row)
 Item = TypeVar("Item")
 OnBad = Literal["error", "skip"]
 OnLong = Literal["error", "drop"]
-
-
-class ResumableSampler(Sampler[int]):
-    """Row numbers in an order that depends on (seed, epoch) alone, from wherever the run was cut off."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed = size, seed
-        self.epoch, self.skip = 0, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch; a new epoch starts at its first row."""
-        if epoch != self.epoch:
-            self.epoch, self.skip = epoch, 0
-
-    def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self.size, generator=generator(self.seed, "order", self.epoch)).tolist()
-        yield from order[self.skip :]
-
-    def __len__(self) -> int:
-        return self.size  # the whole epoch: Lightning itself subtracts what a resumed run has done
 
 
 @dataclass(frozen=True)
@@ -63,8 +44,14 @@ class LoadingSettings:
 class StageDataModule(L.LightningDataModule):
     """Rows read, validated and turned into tokens in `setup`, so that bad input is reported before training."""
 
-    def __init__(self, loading: LoadingSettings) -> None:
+    def __init__(self, loading: LoadingSettings, arguments: Mapping[str, Any]) -> None:
+        """
+        Args:
+            loading: How batches are made.
+            arguments: `locals()` of the subclass's constructor, which a resumed run compares.
+        """
         super().__init__()
+        self.arguments = arguments_of(type(self).__init__, arguments)
         self.sources = loading.sources
         self.limits = LengthLimits(loading.max_prompt_tokens, loading.max_response_tokens, loading.on_long_prompt)
         self.on_bad_row, self.limit = loading.on_bad_row, loading.limit
@@ -74,8 +61,6 @@ class StageDataModule(L.LightningDataModule):
         self.items: dict[str, list[Any]] = {}
         self._provenance: dict[str, Any] = {}
         self._rows: dict[str, list[Any]] = {}
-        self._sampler: ResumableSampler | None = None
-        self._resume: dict[str, int] = {}
 
     @property
     def template(self) -> PromptTemplate:
@@ -131,17 +116,26 @@ class StageDataModule(L.LightningDataModule):
         raise NotImplementedError
 
     def train_dataloader(self) -> Any:
-        items = self.items["train"]
-        self._sampler = ResumableSampler(len(items), self.seed)
-        self._sampler.epoch = self._resume.get("epoch", 0)
-        self._sampler.skip = self._resume.get("batches", 0) * self.batch_size
-        return DataLoader(
+        assert self.trainer is not None
+        items, trainer = self.items["train"], self.trainer
+        sampler = ResumableSampler(
+            len(items), self.batch_size, self.seed, rank=trainer.global_rank, world_size=trainer.world_size
+        )
+        loader: DataLoader[Any] = DataLoader(
             items,  # type: ignore[arg-type]
             batch_size=self.batch_size,
-            sampler=self._sampler,
+            sampler=sampler,
             collate_fn=self.collate,
             num_workers=self.num_workers,
         )
+        return TrainingStream(loader, sampler, trainer.accumulate_grad_batches, self._total)
+
+    def _total(self, own: Tensor) -> Tensor:
+        assert self.trainer is not None
+        if self.trainer.world_size == 1:
+            return own
+        device = self.trainer.strategy.root_device
+        return self.trainer.strategy.reduce(own.to(device), reduce_op="sum")  # type: ignore[return-value]
 
     def _eval_loader(self, split: str) -> Any:
         if split not in self.items:
@@ -161,18 +155,6 @@ class StageDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> Any:
         return self._eval_loader("val")
-
-    def state_dict(self) -> dict[str, Any]:
-        if self.trainer is None or self._sampler is None:
-            return {}
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        epoch, batches = self.trainer.current_epoch, progress.processed
-        if batches >= self.trainer.num_training_batches:  # the epoch is over: the next one, from its first row
-            epoch, batches = epoch + 1, 0
-        return {"epoch": epoch, "batches": batches}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resume = dict(state_dict)
 
 
 def pad(rows: Sequence[Sequence[Any]], value: Any, left: bool = False) -> Tensor:

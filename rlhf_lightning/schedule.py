@@ -22,6 +22,8 @@ class OptimizerSettings:
     """torch's default."""
     weight_decay: float = 0.0
     """0: adapters start at the model we want to stay near."""
+    max_skipped_steps: int = 10
+    """Steps without a finite gradient are skipped; more than this in a row end the run."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class ScheduleSettings:
     """Fraction of the peak at which the warmup starts."""
     final: float = 0.1
     """Fraction of the peak at which the cosine ends."""
+
+    @property
+    def needs_length(self) -> bool:
+        """Whether the rates depend on how long the run is."""
+        return self.name == "cosine" or 0 < self.warmup < 1
 
 
 def lr_factor(settings: ScheduleSettings, total_steps: float) -> Callable[[int], float]:

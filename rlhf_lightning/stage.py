@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf_lightning.artefacts import (
     Source,
     StageInfo,
     atomic_directory,
+    source_fingerprint,
     versions,
     write_info,
 )
 from rlhf_lightning.callbacks import RunDirectory, WriteArtefact
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.fitting.blame import blame
+from rlhf_lightning.fitting.checkpoint_files import AtomicCheckpointIO
+from rlhf_lightning.fitting.guard import NonFiniteGuard
+from rlhf_lightning.fitting.identity import arguments_of, require_same, trainer_settings
+from rlhf_lightning.fitting.loops import StageFitLoop
+from rlhf_lightning.fitting.run_state import RunState
+from rlhf_lightning.fitting.stopping import StopOnRequest
 from rlhf_lightning.models.backbone import load_tokenizer
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.sources import fingerprint
@@ -52,9 +61,28 @@ class StageModule(L.LightningModule):
     """
 
     stage: ClassVar[str]
+    fit_loop_class: ClassVar[type[StageFitLoop]] = StageFitLoop
 
-    def __init__(self, source: Source, source_key: str, settings: StageSettings) -> None:
+    def __init__(self, source: Source, source_key: str, settings: StageSettings, arguments: Mapping[str, Any]) -> None:
+        """
+        Args:
+            source: The model to start from.
+            source_key: Configuration key that named it.
+            settings: What every stage can be told.
+            arguments: `locals()` of the subclass's constructor, which a resumed run compares.
+        """
         super().__init__()
+        self.arguments = arguments_of(type(self).__init__, arguments)
+        self.resume_with_changes = False
+        """Resume a checkpoint of a run with another configuration or other data."""
+        self.run_state = RunState()
+        self.guard = NonFiniteGuard(settings.optimizer.max_skipped_steps)
+        self.run_state.register("guard", self.guard.state_dict, self.guard.load_state_dict)
+        self._metrics: dict[str, float] = {}
+        self.run_state.register("metrics", self._last_metrics, self._metrics.update)
+        self._identity: dict[str, Any] | None = None
+        self._micro_batches: list[tuple[Any, Tensor]] = []
+        self._step_sums: dict[str, Any] = {}
         self.strict_loading = False  # checkpoints lack the frozen weights; `on_load_checkpoint` checks the others
         self.source, self.source_key = source, source_key
         self.lora = settings.lora
@@ -81,11 +109,50 @@ class StageModule(L.LightningModule):
         """Names and parameters that are trained, saved and restored."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
 
+    # -- resuming -----------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        self.fit_loop_class.attach(self.trainer)
+        self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+
+    @property
+    def _fit_loop(self) -> StageFitLoop:
+        loop: Any = self.trainer.fit_loop
+        return loop  # type: ignore[no-any-return]
+
+    def identity(self) -> dict[str, Any]:
+        """What a run must have in common with the one whose checkpoint it resumes."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        schedule = self.schedule_settings
+        return {
+            "stage": self.stage,
+            "model.init_args": self.arguments | {"seed": self.seed},
+            "model.init_args files": self.source_fingerprints(),
+            "data.init_args": getattr(data, "arguments", {}),
+            "data rows": {name: rows["fingerprint"] for name, rows in data.provenance().items()} if data else {},
+            "trainer": trainer_settings(self.trainer, with_length=schedule.needs_length),
+        }
+
+    def source_fingerprints(self) -> dict[str, str]:
+        """Hashes of the models that the stage starts from, by configuration key."""
+        return {self.source_key: source_fingerprint(self.source)}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         names = self.trainable().keys()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
+        if self._identity is None:
+            self._identity = self.identity()
+        checkpoint["rlhf_lightning"] = {"identity": self._identity, "state": self.run_state.state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        ours = checkpoint.get("rlhf_lightning")
+        if ours is None:
+            raise UserError("--ckpt_path: this checkpoint was not written by this version of rlhf_lightning.")
+        if self.trainer.state.fn == "fit":
+            require_same(ours["identity"], self.identity(), self.resume_with_changes)
+            self.run_state.restore(ours["state"])
         different = self.trainable().keys() ^ checkpoint["state_dict"].keys()
         if different:
             raise UserError(
@@ -105,34 +172,79 @@ class StageModule(L.LightningModule):
             self.parameter_groups(), lr=s.lr, betas=(s.beta1, s.beta2), eps=s.eps, weight_decay=s.weight_decay
         )
         total = self.trainer.estimated_stepping_batches
-        if total == float("inf") and (self.schedule_settings.name == "cosine" or self.schedule_settings.warmup < 1):
+        if total == float("inf") and self.schedule_settings.needs_length:
             raise UserError(
                 "model.init_args.schedule depends on the length of the run: set trainer.max_epochs or max_steps."
             )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(self.schedule_settings, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def loss(self, batch: Any) -> Tensor:
+        """The batch's share of the loss of its optimizer step; a scalar. Logs nothing."""
+        raise NotImplementedError
+
+    def single_rows(self, batch: Any) -> Iterator[tuple[str, Any]]:
+        """Every input of a batch alone, with a text to find it by; used to explain a failure."""
+        raise NotImplementedError
+
+    def scaled(self, batch: Any, share: Tensor) -> Tensor:
+        """What `training_step` returns: Lightning averages over micro-batches and processes, and shares add up."""
+        self._micro_batches.append((batch, share.detach()))
+        return share * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def step_totals(self, **parts: Tensor) -> dict[str, Tensor] | None:
+        """Sums over the micro-batches and processes of an optimizer step, at its last micro-batch; else None."""
+        for name, value in parts.items():
+            self._step_sums[name] = self._step_sums.get(name, 0) + value.detach().double()
+        if self.trainer.fit_loop._should_accumulate():
+            return None
+        sums, self._step_sums = self._step_sums, {}
+        totals = self.reduce_sum(torch.stack([torch.as_tensor(v) for v in sums.values()]))
+        return dict(zip(sums, totals, strict=True))
+
+    def reduce_sum(self, x: Tensor) -> Tensor:
+        """Sum over all processes."""
+        return self.trainer.strategy.reduce(x.clone(), reduce_op="sum")  # type: ignore[return-value]
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Dropout draws from torch's global generator: a seed per batch makes a resumed run draw the same.
         torch.manual_seed(derive_seed(self.seed, "dropout", self.global_rank, self.current_epoch, batch_idx))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.trainer.precision_plugin.precision == "16-mixed":
-            return  # the gradient scaler skips such steps itself
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.trainable().values() if p.grad is not None])
-        if not torch.isfinite(norm):
-            raise UserError(
-                f"The gradient is not finite at step {self.global_step} (epoch {self.current_epoch}); the weights "
-                "were left as they are. Lower model.init_args.optimizer.lr or set trainer.gradient_clip_val."
-            )
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = None if scaler is None else float(scaler.get_scale())
+        self.guard.before_step(self.trainable(), self._finite_loss, scale, self._explain_failure)
+        self._micro_batches.clear()
+
+    def _finite_loss(self) -> bool:
+        own = all(bool(torch.isfinite(share)) for _, share in self._micro_batches)
+        return self.trainer.strategy.reduce_boolean_decision(own)
+
+    def _explain_failure(self) -> str:
+        rows = (row for batch, _ in self._micro_batches for row in self.single_rows(batch))
+        return blame(rows, self.loss, list(self.trainable().values()), self.trainer.precision_plugin.forward_context)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        with self._fit_loop.stepping():
+            super().optimizer_step(*args, **kwargs)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        counts = {"skipped_steps": float(self.guard.skipped)}
+        if self.guard.overflows:
+            counts["overflow_steps"] = float(self.guard.overflows)
+        self.log_dict(counts, on_step=True, on_epoch=False, batch_size=1)
 
     # -- artefact -----------------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [RunDirectory(), WriteArtefact()]
+        return [RunDirectory(), StopOnRequest(), WriteArtefact()]
 
     def before_artefact(self) -> None:
         """Last computation before the artefact is written, on every rank; the reward model sets its bias here."""
+
+    def _last_metrics(self) -> dict[str, float]:
+        """The last value of every metric, of the run before a kill too."""
+        return self._metrics | {k: float(v) for k, v in self.trainer.callback_metrics.items()}
 
     def save_weights(self, directory: Path) -> None:
         """Write the trained model into an artefact directory."""
@@ -140,7 +252,6 @@ class StageModule(L.LightningModule):
 
     def write_artefact(self, directory: Path) -> None:
         """Write `final/`: weights, tokenizer and `stage.json`, all at once or not at all."""
-        metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
         data = getattr(self.trainer, "datamodule", None)
         info = StageInfo(
             stage=self.stage,
@@ -151,7 +262,7 @@ class StageModule(L.LightningModule):
             prompt_format=self.template.prompt_format,
             seed=self.seed,
             data=data.provenance() if data is not None else {},
-            metrics=metrics,
+            metrics=self._last_metrics(),
             versions=versions(),
         )
         with atomic_directory(directory) as temporary:

@@ -1,4 +1,4 @@
-"""PPO's fit loop: one Lightning epoch is one iteration. The only file that touches Lightning's private loops.
+"""PPO's fit loop: one Lightning epoch is one iteration.
 
 An iteration rolls out, then hands micro-batches to Lightning's own training-epoch loop, which keeps precision,
 accumulation, clipping, callbacks, validation and checkpoints as they are in every other run.
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource, _request_dataloader
 from tqdm.auto import tqdm
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.fitting.loops import StageFitLoop
+from rlhf_lightning.fitting.stopping import StopOnRequest
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch, UpdatePlan
 
 if TYPE_CHECKING:
@@ -32,22 +33,21 @@ class RolloutLoader:
 
     def __init__(self, loop: PPOFitLoop) -> None:
         self.loop = loop
+        self.start = 0
+
+    def seek(self, epoch: int, batches: int) -> None:
+        """Begin after so many micro-batches of the iteration."""
+        self.start = batches
 
     def __len__(self) -> int:
         return len(self.loop.plan)
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        for number in range(self.loop.cursor, len(self)):
+        for number in range(self.start, len(self)):
             yield self.loop.micro_batch(number)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}  # the loop keeps the position; having the methods tells Lightning that resuming is exact
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-class PPOFitLoop(_FitLoop):
+class PPOFitLoop(StageFitLoop):
     """Before each epoch: prompts -> rollout -> scores -> rewards -> advantages -> minibatches."""
 
     prompts: PromptStream
@@ -56,23 +56,10 @@ class PPOFitLoop(_FitLoop):
     def __init__(self, trainer: L.Trainer, min_epochs: int | None, max_epochs: int | None) -> None:
         super().__init__(trainer, min_epochs, max_epochs)
         self.experience: Experience | None = None
-        self.cursor = 0
-        """Micro-batches of the current iteration that a resumed run does not repeat."""
         self.metrics: dict[str, float] = {}
         self._order: list[list[torch.Tensor]] = []
         self._num_tokens: list[float] = []
         self._update_start = self._validation_s = 0.0
-
-    @classmethod
-    def attach(cls, trainer: L.Trainer) -> PPOFitLoop:
-        """Put the loop in place of the trainer's, keeping its limits, epoch loop and data source."""
-        old = trainer.fit_loop
-        if isinstance(old, cls):
-            return old
-        new = cls(trainer, old.min_epochs, old.max_epochs)
-        new.epoch_loop, new._data_source = old.epoch_loop, old._data_source
-        trainer.fit_loop = new
-        return new
 
     @property
     def module(self) -> PPOModule:
@@ -82,8 +69,7 @@ class PPOFitLoop(_FitLoop):
     @property
     def iteration(self) -> int:
         """Number of the current iteration, from 0."""
-        progress: Any = self.epoch_progress.current
-        return int(progress.processed)
+        return self.epoch
 
     def setup_data(self) -> None:
         if self._combined_loader is not None and not self._should_reload_train_dl:
@@ -115,20 +101,32 @@ class PPOFitLoop(_FitLoop):
             self._data_source = source
 
     def advance(self) -> None:
-        if self.experience is None:
+        resumed = self.stage_epoch_loop.resumed
+        if resumed is None or resumed.batches == 0:
             self.collect()
-        else:  # a resumed iteration: the checkpoint was read before the model was on its device
+        elif self.experience is not None:  # the checkpoint was read before the model was on its device
+            self._require_rows(self.experience)
             self.experience = self.experience.to(self.module.device)
-        self._prepare_order()
+        if self.experience is not None:
+            self._prepare_order(self.experience)
         self._update_start, self._validation_s = time.perf_counter(), 0.0
         super().advance()
-        self.experience, self.cursor = None, 0
+        self.experience = None
+
+    def _require_rows(self, experience: Experience) -> None:
+        if len(experience.rollout) != self.plan.num_rows:
+            raise UserError(
+                f"--ckpt_path: the checkpoint's iteration has {len(experience.rollout)} prompts, and "
+                f"data.init_args.batch_size now gives {self.plan.num_rows}. Restore it, or go on from "
+                "an iteration's end."
+            )
 
     def collect(self) -> None:
         """Roll out and score the current iteration."""
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         batch = self.prompts.batch(self.iteration, rank, world_size).to(self.module.device)
         limit = self.module.sampling.max_response_tokens * len(batch.texts)
+        stop = next(c for c in self.trainer.callbacks if isinstance(c, StopOnRequest))  # type: ignore[attr-defined]
         visible = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
         with tqdm(total=limit, desc="rollout", unit=" tokens", leave=False, disable=not visible) as bar:
             shown = "rollout"
@@ -141,15 +139,14 @@ class PPOFitLoop(_FitLoop):
                     bar.set_description(phase, refresh=False)
                     bar.reset(total=len(batch.texts))
                 bar.update(amount)
+                stop.check(self.trainer)
 
             self.experience, self.metrics = self.module.collect(batch, self.iteration, progress)
-        self.cursor = 0
 
-    def _prepare_order(self) -> None:
+    def _prepare_order(self, experience: Experience) -> None:
         """Derive the minibatches, and how many response tokens each optimizer step has over all processes."""
-        assert self.experience is not None
         order = self.plan.order(self.module.seed, self.iteration, self.trainer.global_rank)
-        lengths = self.experience.rollout.response_mask.sum(1).cpu()
+        lengths = experience.rollout.response_mask.sum(1).cpu()
         counts = torch.tensor([float(sum(lengths[m].sum() for m in step)) for step in order])
         total = self.trainer.strategy.reduce(counts.to(self.module.device), reduce_op="sum")
         self._order = order
@@ -173,14 +170,22 @@ class PPOFitLoop(_FitLoop):
         tokens = self.metrics["rollout/response_tokens"] * self.plan.num_rows
         return self.metrics | {"time/update_s": update, "time/tokens_per_s": tokens / total}
 
-    def on_save_checkpoint(self) -> dict[str, Any]:
-        progress: Any = self.epoch_loop.batch_progress.current
-        done = progress.processed
-        if self.experience is None or not 0 < done < len(self.plan):
-            return {}  # between iterations: everything else is derived
-        return {"experience": self.experience.state(), "cursor": done, "metrics": dict(self.metrics)}
+    # -- registered with the run's state; everything else of an iteration is derived ------------------------
 
-    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        if state_dict:
-            self.experience = Experience.from_state(state_dict["experience"], self.module.device)
-            self.cursor, self.metrics = state_dict["cursor"], state_dict["metrics"]
+    def rollout_state(self) -> dict[str, Any]:
+        """This process's rollout, while its update is under way."""
+        if self.experience is None or self.position.batches in (0, len(self.plan)):
+            return {}
+        return self.experience.state()
+
+    def load_rollout_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `rollout_state`."""
+        self.experience = Experience.from_state(state, torch.device("cpu")) if state else None
+
+    def metrics_state(self) -> dict[str, Any]:
+        """The iteration's metrics so far."""
+        return dict(self.metrics)
+
+    def load_metrics_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `metrics_state`."""
+        self.metrics = state

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from rlhf_lightning.artefacts import open_source
+from rlhf_lightning.artefacts import open_source, source_fingerprint
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.fitting.loops import StageFitLoop
 from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.masked import masked_mean, whiten
 from rlhf_lightning.models.backbone import load_tokenizer
@@ -28,6 +29,7 @@ from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles, check_same_t
 from rlhf_lightning.ppo.rollout import Rollout, sample_rollout
 from rlhf_lightning.ppo.samples import SampleTable
 from rlhf_lightning.ppo.scoring import ScoredRollout, score_rollout
+from rlhf_lightning.ppo.update_metrics import UpdateMetrics
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from rlhf_lightning.stage import StageModule, StageSettings
 
@@ -38,6 +40,7 @@ class PPOModule(StageModule):
     """Optimizes a policy against a reward model, with a per-token KL penalty to the SFT model it starts from."""
 
     stage: ClassVar[str] = "ppo"
+    fit_loop_class: ClassVar[type[StageFitLoop]] = PPOFitLoop
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class PPOModule(StageModule):
         source = open_source(policy_from, POLICY_KEY, expect=("sft", "ppo"))
         self.reward_source = open_source(reward_from, REWARD_KEY, expect=("reward",))
         settings = StageSettings(lora, optimizer, schedule, pad_token, "{prompt}", None, seed, trust_remote_code)
-        super().__init__(source, POLICY_KEY, settings)
+        super().__init__(source, POLICY_KEY, settings, locals())
         check_same_tokenizer(
             source,
             self.reward_source,
@@ -103,12 +106,31 @@ class PPOModule(StageModule):
         self.gamma, self.gae_lambda = gamma, gae_lambda
         self.scoring_batch_size = scoring_batch_size
         self.samples = SampleTable(self)
+        self.update_metrics = UpdateMetrics(clip_range)
+        self.run_state.register(
+            "update_metrics", self.update_metrics.state_dict, self.update_metrics.load_state_dict, per_rank=True
+        )
 
     # -- set-up -------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        if stage == "fit":
-            PPOFitLoop.attach(self.trainer)
+        super().setup(stage)
+        if stage == "fit" and "rollout" not in self.run_state:
+            # The loop is looked up anew each time: another `fit` of the same module has another trainer.
+            self.run_state.register(
+                "rollout",
+                lambda: self.ppo_loop.rollout_state(),
+                lambda state: self.ppo_loop.load_rollout_state(state),
+                per_rank=True,
+            )
+            self.run_state.register(
+                "rollout_metrics",
+                lambda: self.ppo_loop.metrics_state(),
+                lambda state: self.ppo_loop.load_metrics_state(state),
+            )
+
+    def source_fingerprints(self) -> dict[str, str]:
+        return super().source_fingerprints() | {REWARD_KEY: source_fingerprint(self.reward_source)}
 
     def configure_model(self) -> None:
         if not hasattr(self, "roles"):
@@ -172,15 +194,12 @@ class PPOModule(StageModule):
         scores = penalize_missing_eos(scored.scores, rollout.truncated, self.missing_eos_penalty)
         rewards = token_rewards(scores, kl, mask, self.kl_coef)
         advantages, returns = gae(rewards, scored.values, mask, self.gamma, self.gae_lambda)
-        advantages = whiten(advantages, mask, reduce=self._sum)
+        advantages = whiten(advantages, mask, reduce=self.reduce_sum)
         metrics = self._rollout_metrics(rollout, scored, kl)
         metrics["value/explained_variance"] = explained_variance(scored.values, returns, mask)
-        averaged = {k: self._sum(v.double()).item() / self.trainer.world_size for k, v in metrics.items()}
+        averaged = {k: self.reduce_sum(v.double()).item() / self.trainer.world_size for k, v in metrics.items()}
         seconds = {"time/rollout_s": rolled - start, "time/scoring_s": time.perf_counter() - rolled}
         return Experience(rollout, scored.logprobs, scored.values, advantages, returns), averaged | seconds
-
-    def _sum(self, x: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(x.clone(), reduce_op="sum")  # type: ignore[return-value]
 
     def _rollout_metrics(self, rollout: Rollout, scored: ScoredRollout, kl: Tensor) -> dict[str, Tensor]:
         mask = rollout.response_mask
@@ -193,35 +212,34 @@ class PPOModule(StageModule):
             "rollout/entropy": masked_mean(scored.entropy, mask),
         }
 
-    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
+    def losses(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Policy and value loss, as shares of the optimizer step's, and the new log-probabilities [B, R]."""
         data, mask = batch.experience, batch.experience.rollout.response_mask
         new_logprobs, _ = self.roles.logprobs("policy", data.rollout, self.sampling.temperature or 1.0)
         new_values = self.roles.values(data.rollout)
         tokens = batch.num_tokens
         loss_p = policy_loss(new_logprobs, data.logprobs, data.advantages, mask, self.clip_range, tokens)
         loss_v = value_loss(new_values, data.values, data.returns, mask, self.value_clip_range, tokens)
-        self._log_update(new_logprobs.detach(), loss_p.detach(), loss_v.detach(), batch)
-        # Lightning averages over micro-batches and processes; the losses are already shares of one sum.
-        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return (loss_p + self.value_coef * loss_v) * parts
+        return loss_p, loss_v, new_logprobs
 
-    def _log_update(self, new_logprobs: Tensor, loss_p: Tensor, loss_v: Tensor, batch: MicroBatch) -> None:
-        mask = batch.experience.rollout.response_mask
-        log_ratio = torch.where(mask, new_logprobs - batch.experience.logprobs, 0.0)
-        ratio = log_ratio.exp()
-        own = int(mask.sum())
-        share = batch.num_tokens / max(own, 1)
-        means = {
-            "policy/loss": loss_p * share,
-            "policy/approx_kl": 0.5 * masked_mean(log_ratio**2, mask),
-            "policy/clip_frac": masked_mean(((ratio - 1).abs() > self.clip_range).float(), mask),
-            "value/loss": loss_v * share,
-        }
-        self.log_dict(means, on_step=False, on_epoch=True, batch_size=own)
-        self.log("policy/ratio_max", ratio.max(), on_step=False, on_epoch=True, reduce_fx="max", batch_size=own)
+    def loss(self, batch: MicroBatch) -> Tensor:
+        loss_p, loss_v, _ = self.losses(batch)
+        return loss_p + self.value_coef * loss_v
+
+    def single_rows(self, batch: MicroBatch) -> Iterator[tuple[str, MicroBatch]]:
+        rollout = batch.experience.rollout
+        for i in range(len(rollout)):
+            row = batch.experience.rows(torch.tensor([i], device=rollout.prompt_ids.device))
+            text = self.template.tokenizer.decode(rollout.prompt_ids[i][rollout.prompt_mask[i]])
+            yield text, MicroBatch(row, batch.num_tokens)
+
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
+        loss_p, loss_v, new_logprobs = self.losses(batch)
+        self.update_metrics.add(new_logprobs.detach(), loss_p.detach(), loss_v.detach(), batch)
+        return self.scaled(batch, loss_p + self.value_coef * loss_v)
 
     def on_train_epoch_end(self) -> None:
-        metrics = self.ppo_loop.finished_metrics()
+        metrics = self.ppo_loop.finished_metrics() | self.update_metrics.finish(self.trainer.strategy.reduce)
         rates = {f"lr/{g['name']}": g["lr"] for g in self.trainer.optimizers[0].param_groups}
         self.log_dict(metrics | rates | {"kl_coef": self.kl_coef}, batch_size=1)
         shown = {k.split("/")[1]: metrics[k] for k in ("rollout/score_mean", "rollout/kl")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,7 +117,7 @@ class PromptDataModule(StageDataModule):
             num_workers,
             seed,
         )
-        super().__init__(loading)
+        super().__init__(loading, locals())
 
     def setup(self, stage: str) -> None:
         for split in self.unread():
@@ -134,6 +133,3 @@ class PromptDataModule(StageDataModule):
 
     def collate(self, items: list[PromptItem]) -> PromptBatch:
         return collate_prompts(items, self.template.tokenizer.pad_token_id)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}

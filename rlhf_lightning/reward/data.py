@@ -38,9 +38,29 @@ class RankingBatch:
     """[N], 1 = best within its prompt."""
     prompt: Tensor
     """[N] row of the prompt that a response answers."""
+    step_weight: float | None = None
+    """Prompts of the whole optimizer step; None where the batch stands alone."""
+
+    @property
+    def weight(self) -> float:
+        """Prompts of this batch."""
+        return float(len(self.prompt_ids))
 
     def to(self, device: torch.device) -> RankingBatch:
-        return RankingBatch(*(getattr(self, f.name).to(device) for f in fields(self)))
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self)[:-1]}
+        return RankingBatch(**tensors, step_weight=self.step_weight)
+
+    def row(self, index: int) -> RankingBatch:
+        """One prompt with its responses."""
+        own = self.prompt == index
+        return RankingBatch(
+            self.prompt_ids[index : index + 1],
+            self.prompt_mask[index : index + 1],
+            self.response_ids[own],
+            self.response_mask[own],
+            self.ranks[own],
+            torch.zeros_like(self.prompt[own]),
+        )
 
 
 def collate(rows: Sequence[RankedPrompt], pad_id: int) -> RankingBatch:
@@ -103,7 +123,8 @@ class RankingDataModule(StageDataModule):
                 limit,
                 num_workers,
                 seed,
-            )
+            ),
+            locals(),
         )
 
     def setup(self, stage: str) -> None:

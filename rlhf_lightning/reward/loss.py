@@ -36,7 +36,7 @@ def decided_pairs(ranks: Tensor, prompt: Tensor) -> Pairs:
     return Pairs(better, worse, prompt[better])
 
 
-def ranking_loss(scores: Tensor, pairs: Pairs) -> Tensor:
+def ranking_loss(scores: Tensor, pairs: Pairs, num_prompts: float | None = None) -> Tensor:
     """-log σ(r_better - r_worse), averaged over each prompt's pairs and then over prompts; a scalar in nats.
 
     Without ties a pair weighs 1/C(K,2) as in Eq. 1. The paper does not say what happens to the divisor when
@@ -45,6 +45,7 @@ def ranking_loss(scores: Tensor, pairs: Pairs) -> Tensor:
     Args:
         scores: [N] one score per response.
         pairs: From `decided_pairs`; at least one.
+        num_prompts: Prompts of the whole optimizer step, where these are a part; by default those here.
 
     >>> pairs = decided_pairs(torch.tensor([1, 2]), torch.tensor([0, 0]))
     >>> ranking_loss(torch.tensor([0.0, 0.0]), pairs)  # log 2
@@ -53,5 +54,5 @@ def ranking_loss(scores: Tensor, pairs: Pairs) -> Tensor:
     losses = -F.logsigmoid(scores[pairs.better] - scores[pairs.worse])
     prompts, counts = torch.unique(pairs.prompt, return_counts=True)
     weight = torch.zeros(int(prompts.max()) + 1, dtype=scores.dtype, device=scores.device)
-    weight[prompts] = 1.0 / (counts.to(scores.dtype) * len(prompts))
+    weight[prompts] = 1.0 / (counts.to(scores.dtype) * (num_prompts or len(prompts)))
     return (losses * weight[pairs.prompt]).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -55,7 +56,7 @@ class RewardModule(StageModule):
         settings = StageSettings(
             lora, optimizer, schedule, pad_token, prompt_format, chat_template, seed, trust_remote_code
         )
-        super().__init__(source, KEY, settings)
+        super().__init__(source, KEY, settings, locals())
         self.pair_metrics = PairMetrics()
 
     def configure_model(self) -> None:
@@ -79,15 +80,26 @@ class RewardModule(StageModule):
         scores: Tensor = self.head(hidden[rows, last_valid_index(batch.response_mask)])
         return scores
 
+    def loss(self, batch: RankingBatch) -> Tensor:
+        return self._loss_of(self.scores(batch), batch)
+
+    def _loss_of(self, scores: Tensor, batch: RankingBatch) -> Tensor:
+        return ranking_loss(scores, decided_pairs(batch.ranks, batch.prompt), batch.step_weight)
+
+    def single_rows(self, batch: RankingBatch) -> Iterator[tuple[str, RankingBatch]]:
+        for i, ids in enumerate(batch.prompt_ids):
+            yield self.template.tokenizer.decode(ids[batch.prompt_mask[i]]), batch.row(i)
+
     def training_step(self, batch: RankingBatch, batch_idx: int) -> Tensor:
         scores = self.scores(batch)
         pairs = decided_pairs(batch.ranks, batch.prompt)
-        loss = ranking_loss(scores, pairs)
-        accuracy = (scores[pairs.better] > scores[pairs.worse]).float().mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=1)
-        self.log("train/accuracy", accuracy, prog_bar=True, batch_size=1)
-        self.log("lr/reward", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return loss
+        share = self._loss_of(scores, batch)
+        right = (scores[pairs.better] > scores[pairs.worse]).sum()
+        if totals := self.step_totals(loss=share, right=right, pairs=torch.ones_like(pairs.better).sum()):
+            self.log("train/loss", totals["loss"], prog_bar=True, batch_size=1)
+            self.log("train/accuracy", totals["right"] / totals["pairs"], prog_bar=True, batch_size=1)
+            self.log("lr/reward", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return self.scaled(batch, share)
 
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
         scores = self.scores(batch)

@@ -54,7 +54,8 @@ class DemonstrationDataModule(StageDataModule):
                 limit,
                 num_workers,
                 seed,
-            )
+            ),
+            locals(),
         )
         self.packing = packing
         self.max_tokens = max_prompt_tokens + max_response_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -58,7 +59,7 @@ class SFTModule(StageModule):
         settings = StageSettings(
             lora, optimizer, schedule, pad_token, prompt_format, chat_template, seed, trust_remote_code
         )
-        super().__init__(source, KEY, settings)
+        super().__init__(source, KEY, settings, locals())
         self.val_nll = MeanMetric()
 
     def configure_model(self) -> None:
@@ -78,11 +79,20 @@ class SFTModule(StageModule):
             )
         return -logprobs
 
+    def loss(self, batch: SFTBatch) -> Tensor:
+        return self.token_losses(batch).sum() / (batch.step_weight or batch.weight)
+
+    def single_rows(self, batch: SFTBatch) -> Iterator[tuple[str, SFTBatch]]:
+        for i, ids in enumerate(batch.input_ids):
+            valid = batch.segments[i] > 0
+            yield self.template.tokenizer.decode(ids[valid]), batch.row(i)
+
     def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
-        loss = self.token_losses(batch).mean()
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
-        self.log("lr/policy", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
-        return loss
+        share = self.loss(batch)
+        if totals := self.step_totals(loss=share):
+            self.log("train/loss", totals["loss"], prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
+            self.log("lr/policy", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
+        return self.scaled(batch, share)
 
     def validation_step(self, batch: SFTBatch, batch_idx: int) -> None:
         losses = self.token_losses(batch)

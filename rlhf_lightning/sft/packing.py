@@ -30,6 +30,13 @@ class SFTBatch:
     """Bool [B, T]; True at column t where token t is a target, predicted from column t-1."""
     segments: Tensor
     """[B, T]; number of the example within its row, from 1; 0 = padding."""
+    step_weight: float | None = None
+    """Target tokens of the whole optimizer step; None where the batch stands alone."""
+
+    @property
+    def weight(self) -> float:
+        """Target tokens of this batch."""
+        return float(self.loss_mask[:, 1:].sum())
 
     @property
     def attention_mask(self) -> Tensor:
@@ -56,7 +63,14 @@ class SFTBatch:
         return index - torch.where(starts, index, 0).cummax(1).values
 
     def to(self, device: torch.device) -> SFTBatch:
-        return SFTBatch(self.input_ids.to(device), self.loss_mask.to(device), self.segments.to(device))
+        return SFTBatch(
+            self.input_ids.to(device), self.loss_mask.to(device), self.segments.to(device), self.step_weight
+        )
+
+    def row(self, index: int) -> SFTBatch:
+        """One row alone."""
+        own = slice(index, index + 1)
+        return SFTBatch(self.input_ids[own], self.loss_mask[own], self.segments[own])
 
 
 def pack(examples: Sequence[SFTExample], max_tokens: int) -> list[list[SFTExample]]:

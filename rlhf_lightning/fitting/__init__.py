@@ -1,0 +1,1 @@
+"""What keeps a run exact and safe: position, state, checkpoints, stopping, and guards, the same for every stage."""
