@@ -95,7 +95,11 @@ def checkpoint_callback(root: Path) -> StageCheckpoint:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 a user's error, 2 a configuration error, 128 + n stopped by signal n."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 done, 1 a user's error, 2 a configuration error, 128 + n stopped by signal n.
+    """
     quieten()
     try:
         StageCLI(

@@ -59,8 +59,8 @@ class StageEpochLoop(_TrainingEpochLoop):
         if position.num_batches != fit_loop.max_batches:
             raise UserError(
                 f"--ckpt_path: the checkpoint stands at batch {position.batches} of {position.num_batches} of its "
-                f"epoch, and an epoch has {fit_loop.max_batches} batches now. Restore data, batch size and accumulation, or "
-                "go on from a checkpoint of an epoch's end."
+                f"epoch, and an epoch has {fit_loop.max_batches} batches now. Restore data, batch size and "
+                "accumulation, or go on from a checkpoint of an epoch's end."
             )
         _set_all(self.batch_progress.current, position.batches)
         self.batch_progress.is_last_batch = position.batches == position.num_batches
