@@ -8,8 +8,9 @@ from typing import Any, Literal, TypeVar
 
 import lightning as L
 import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from rlhf_lightning.data.kinds import Row
 from rlhf_lightning.data.loading import Loaded, load, shared_prompts
@@ -141,11 +142,28 @@ class StageDataModule(L.LightningDataModule):
         if split not in self.items:
             return []
         return DataLoader(
-            self.items[split],  # type: ignore[arg-type]
+            self.eval_items(split),  # type: ignore[arg-type]
             batch_size=self.val_batch_size,
-            collate_fn=self.collate,
+            sampler=self._eval_sampler(len(self.items[split])),
+            collate_fn=self.collate_eval,
             num_workers=self.num_workers,
         )
+
+    def _eval_sampler(self, size: int) -> Sampler[int] | None:
+        """Every row once, over all processes; Lightning's default would repeat some to fill the last batch."""
+        assert self.trainer is not None
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        if world_size == 1 or size < world_size:
+            return None
+        return UnrepeatedDistributedSampler(range(size), num_replicas=world_size, rank=rank, shuffle=False)
+
+    def eval_items(self, split: str) -> Any:
+        """The data set of a validation, test or prediction."""
+        return self.items[split]
+
+    def collate_eval(self, items: list[Any]) -> Any:
+        """Its items to one batch."""
+        return self.collate(items)
 
     def val_dataloader(self) -> Any:
         return self._eval_loader("val")

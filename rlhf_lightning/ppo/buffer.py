@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from rlhf_lightning.masked import masked_moments
 from rlhf_lightning.ppo.rollout import Rollout
 from rlhf_lightning.seeding import generator
 
@@ -32,6 +33,12 @@ class Experience:
         width = rollout.response_ids.shape[1]
         rest = (getattr(self, f.name)[index, :width] for f in fields(self)[1:])
         return Experience(rollout, *rest)
+
+    def silent_row(self) -> Experience:
+        """A row without valid tokens: a process without rows in a minibatch still has to take part in its step."""
+        row = self.rows(torch.zeros(1, dtype=torch.long, device=self.logprobs.device))
+        nothing = torch.zeros_like(row.rollout.response_mask)
+        return replace(row, rollout=replace(row.rollout, response_mask=nothing))
 
     def to(self, device: torch.device) -> Experience:
         return Experience.from_state(self.state(), device)
@@ -73,6 +80,7 @@ class UpdatePlan:
     """How an iteration's rows are split: every epoch, minibatch (one optimizer step) and micro-batch."""
 
     num_rows: int
+    """Of all processes together."""
     ppo_epochs: int
     num_minibatches: int
     accumulate: int
@@ -81,18 +89,42 @@ class UpdatePlan:
     def __len__(self) -> int:
         return self.ppo_epochs * self.num_minibatches * self.accumulate
 
-    def order(self, seed: int, iteration: int, rank: int) -> list[list[Tensor]]:
-        """Row numbers [minibatch][micro-batch], shuffled anew in each epoch."""
-        steps = []
+    def minibatches(self, seed: int, iteration: int) -> list[Tensor]:
+        """Row numbers of each optimizer step, of all processes together, shuffled anew in each epoch."""
+        steps: list[Tensor] = []
         for epoch in range(self.ppo_epochs):
-            shuffled = torch.randperm(self.num_rows, generator=generator(seed, "minibatches", iteration, rank, epoch))
-            for minibatch in shuffled.tensor_split(self.num_minibatches):
-                steps.append(list(minibatch.tensor_split(self.accumulate)))
+            shuffled = torch.randperm(self.num_rows, generator=generator(seed, "minibatches", iteration, 0, epoch))
+            steps += shuffled.tensor_split(self.num_minibatches)
+        return steps
+
+    def own_rows(self, seed: int, iteration: int, rank: int = 0, world_size: int = 1) -> list[int]:
+        """The rows that a process rolls out: an even share of every minibatch of the first epoch."""
+        first_epoch = self.minibatches(seed, iteration)[: self.num_minibatches]
+        return sorted(int(row) for minibatch in first_epoch for row in minibatch[rank::world_size])
+
+    def order(self, seed: int, iteration: int, own: list[int]) -> list[list[Tensor]]:
+        """Positions in `own` by [minibatch][micro-batch].
+
+        What a minibatch consists of does not depend on the number of processes; a process may have none of its rows.
+        """
+        position = {row: i for i, row in enumerate(own)}
+        steps = []
+        for minibatch in self.minibatches(seed, iteration):
+            mine = torch.tensor([position[row] for row in minibatch.tolist() if row in position], dtype=torch.long)
+            steps.append(list(mine.tensor_split(self.accumulate)))
         return steps
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Any:
-    """1 - Var(returns - values) / Var(returns) over valid tokens: 1 is a perfect value function, 0 a constant."""
-    from rlhf_lightning.masked import masked_moments
+def explained_variance(
+    values: Tensor, returns: Tensor, mask: Tensor, reduce: Callable[[Tensor], Tensor] = torch.clone
+) -> float:
+    """1 - Var(returns - values) / Var(returns) over valid tokens: 1 is a perfect value function, 0 a constant.
 
-    return 1 - masked_moments(returns - values, mask)[1] / masked_moments(returns, mask)[1].clamp(min=1e-12)
+    Args:
+        values: [B, R].
+        returns: [B, R].
+        mask: Bool [B, R].
+        reduce: Sums a tensor over all processes; by default there is one.
+    """
+    unexplained = masked_moments(returns - values, mask, reduce)[1]
+    return float(1 - unexplained / masked_moments(returns, mask, reduce)[1].clamp(min=1e-12))

@@ -93,7 +93,7 @@ class PPOFitLoop(StageFitLoop):
                 f"{module.num_minibatches} minibatches (model.init_args.num_minibatches) of {accumulate} micro-batches "
                 "(trainer.accumulate_grad_batches) each; it must be a multiple of the processes, and large enough."
             )
-        self.plan = UpdatePlan(rows, module.ppo_epochs, module.num_minibatches, accumulate)
+        self.plan = UpdatePlan(self.prompts.batch_size, module.ppo_epochs, module.num_minibatches, accumulate)
         source, self._data_source = self._data_source, _DataLoaderSource(RolloutLoader(self), "")
         try:
             super().setup_data()
@@ -114,17 +114,16 @@ class PPOFitLoop(StageFitLoop):
         self.experience = None
 
     def _require_rows(self, experience: Experience) -> None:
-        if len(experience.rollout) != self.plan.num_rows:
+        if len(experience.rollout) != len(self._own_rows()):
             raise UserError(
                 f"--ckpt_path: the checkpoint's iteration has {len(experience.rollout)} prompts, and "
-                f"data.init_args.batch_size now gives {self.plan.num_rows}. Restore it, or go on from "
+                f"data.init_args.batch_size now gives {len(self._own_rows())}. Restore it, or go on from "
                 "an iteration's end."
             )
 
     def collect(self) -> None:
         """Roll out and score the current iteration."""
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        batch = self.prompts.batch(self.iteration, rank, world_size).to(self.module.device)
+        batch = self.prompts.batch(self.iteration, self._own_rows()).to(self.module.device)
         limit = self.module.sampling.max_response_tokens * len(batch.texts)
         stop = next(c for c in self.trainer.callbacks if isinstance(c, StopOnRequest))  # type: ignore[attr-defined]
         visible = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
@@ -143,9 +142,13 @@ class PPOFitLoop(StageFitLoop):
 
             self.experience, self.metrics = self.module.collect(batch, self.iteration, progress)
 
+    def _own_rows(self) -> list[int]:
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return self.plan.own_rows(self.module.seed, self.iteration, rank, world_size)
+
     def _prepare_order(self, experience: Experience) -> None:
         """Derive the minibatches, and how many response tokens each optimizer step has over all processes."""
-        order = self.plan.order(self.module.seed, self.iteration, self.trainer.global_rank)
+        order = self.plan.order(self.module.seed, self.iteration, self._own_rows())
         lengths = experience.rollout.response_mask.sum(1).cpu()
         counts = torch.tensor([float(sum(lengths[m].sum() for m in step)) for step in order])
         total = self.trainer.strategy.reduce(counts.to(self.module.device), reduce_op="sum")
@@ -157,7 +160,8 @@ class PPOFitLoop(StageFitLoop):
         assert self.experience is not None
         step, part = divmod(number, self.plan.accumulate)
         rows = self._order[step][part].to(self.module.device)
-        return MicroBatch(self.experience.rows(rows), self._num_tokens[step])
+        experience = self.experience.rows(rows) if len(rows) else self.experience.silent_row()
+        return MicroBatch(experience, self._num_tokens[step])
 
     def exclude(self, seconds: float) -> None:
         """Do not count time spent on a validation as update time."""

@@ -14,7 +14,7 @@ from rlhf_lightning.artefacts import open_source, source_fingerprint
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.loops import StageFitLoop
 from rlhf_lightning.generation import SamplingSettings
-from rlhf_lightning.masked import masked_mean, whiten
+from rlhf_lightning.masked import whiten
 from rlhf_lightning.models.backbone import load_tokenizer
 from rlhf_lightning.models.building import base_dtype, save_adapter, save_full
 from rlhf_lightning.models.lora import LoraSettings
@@ -27,6 +27,7 @@ from rlhf_lightning.ppo.prompts import PromptBatch
 from rlhf_lightning.ppo.rewards import penalize_missing_eos, token_rewards
 from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles, check_same_tokenizer
 from rlhf_lightning.ppo.rollout import Rollout, sample_rollout
+from rlhf_lightning.ppo.rollout_metrics import require_finite, rollout_metrics
 from rlhf_lightning.ppo.samples import SampleTable
 from rlhf_lightning.ppo.scoring import ScoredRollout, score_rollout
 from rlhf_lightning.ppo.update_metrics import UpdateMetrics
@@ -164,8 +165,8 @@ class PPOModule(StageModule):
     # -- one iteration ------------------------------------------------------------------------------------
 
     def sample(self, batch: PromptBatch, purpose: str, iteration: int, progress: Progress | None = None) -> Rollout:
-        """Sample the policy's responses to prompts."""
-        seed = (self.seed, purpose, iteration, self.global_rank)
+        """Sample the policy's responses to prompts, with random numbers that depend on the prompts' row numbers."""
+        seed = (self.seed, purpose, iteration, 0)
         on_token = (lambda n: progress("rollout", n)) if progress else None
         eos_id, pad_id = self.template.eos_id, self.template.tokenizer.pad_token_id
         backbone, adapter = self.roles.backbone("policy"), self.roles.adapter("policy")
@@ -189,28 +190,17 @@ class PPOModule(StageModule):
             rollout = self.sample(batch, "rollout", iteration, progress)
             rolled = time.perf_counter()
             scored = self.score(rollout, progress=progress)
+        require_finite(rollout, scored, batch.texts)
         mask = rollout.response_mask
         kl = kl_k1(scored.logprobs, scored.ref_logprobs)
         scores = penalize_missing_eos(scored.scores, rollout.truncated, self.missing_eos_penalty)
         rewards = token_rewards(scores, kl, mask, self.kl_coef)
         advantages, returns = gae(rewards, scored.values, mask, self.gamma, self.gae_lambda)
         advantages = whiten(advantages, mask, reduce=self.reduce_sum)
-        metrics = self._rollout_metrics(rollout, scored, kl)
-        metrics["value/explained_variance"] = explained_variance(scored.values, returns, mask)
-        averaged = {k: self.reduce_sum(v.double()).item() / self.trainer.world_size for k, v in metrics.items()}
+        metrics = rollout_metrics(rollout, scored, kl, self.reduce_sum)
+        metrics["value/explained_variance"] = explained_variance(scored.values, returns, mask, self.reduce_sum)
         seconds = {"time/rollout_s": rolled - start, "time/scoring_s": time.perf_counter() - rolled}
-        return Experience(rollout, scored.logprobs, scored.values, advantages, returns), averaged | seconds
-
-    def _rollout_metrics(self, rollout: Rollout, scored: ScoredRollout, kl: Tensor) -> dict[str, Tensor]:
-        mask = rollout.response_mask
-        return {
-            "rollout/score_mean": scored.scores.mean(),
-            "rollout/score_std": scored.scores.std(unbiased=False),
-            "rollout/kl": torch.where(mask, kl, 0.0).sum(1).mean(),
-            "rollout/response_tokens": mask.sum(1).float().mean(),
-            "rollout/eos_rate": 1 - rollout.truncated.float().mean(),
-            "rollout/entropy": masked_mean(scored.entropy, mask),
-        }
+        return Experience(rollout, scored.logprobs, scored.values, advantages, returns), metrics | seconds
 
     def losses(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Policy and value loss, as shares of the optimizer step's, and the new log-probabilities [B, R]."""
@@ -269,12 +259,12 @@ class PPOModule(StageModule):
 
     def _evaluate(self, batch: PromptBatch, batch_idx: int, split: str) -> None:
         # The same random numbers at every validation, so that curves differ by the policy alone.
-        rollout = self.sample(batch, "validation", batch_idx)
+        rollout = self.sample(batch, "validation", 0)
         scored = self.score(rollout, with_values=False)
         kl = kl_k1(scored.logprobs, scored.ref_logprobs)
-        metrics = self._rollout_metrics(rollout, scored, kl)
+        metrics = rollout_metrics(rollout, scored, kl)
         named = {k.replace("rollout", split): v for k, v in metrics.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(rollout))
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(rollout), sync_dist=True)
         self.samples.add(batch.texts, rollout, scored.scores, torch.where(rollout.response_mask, kl, 0.0).sum(1))
 
     def on_validation_epoch_end(self) -> None:
@@ -287,7 +277,7 @@ class PPOModule(StageModule):
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Prompt, response, score, kl (nats) and length (tokens) of sampled responses."""
-        rollout = self.sample(batch, "predict", batch_idx)
+        rollout = self.sample(batch, "predict", 0)
         scored = self.score(rollout, with_values=False)
         kl = torch.where(rollout.response_mask, kl_k1(scored.logprobs, scored.ref_logprobs), 0.0).sum(1)
         return self.samples.rows(batch.texts, rollout, scored.scores, kl)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from rlhf_lightning.data.kinds import Prompt
 from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, pad
@@ -31,18 +33,34 @@ class PromptBatch:
     prompt_mask: Tensor
     """Bool [B, P]"""
     texts: list[str]
+    rows: list[int]
+    """Row number of each prompt, which its random numbers go by: in the iteration, or in the validation data."""
 
     def to(self, device: torch.device) -> PromptBatch:
-        return PromptBatch(self.prompt_ids.to(device), self.prompt_mask.to(device), self.texts)
+        return PromptBatch(self.prompt_ids.to(device), self.prompt_mask.to(device), self.texts, self.rows)
 
 
-def collate_prompts(items: list[PromptItem], pad_id: int) -> PromptBatch:
-    """Prompts to a batch."""
+def collate_prompts(items: Sequence[PromptItem], pad_id: int, rows: Sequence[int] | None = None) -> PromptBatch:
+    """Prompts to a batch; `rows` are their numbers, by default from 0."""
     return PromptBatch(
         pad([i.ids for i in items], pad_id, left=True),
         pad([[True] * len(i.ids) for i in items], False, left=True),
         [i.text for i in items],
+        list(range(len(items)) if rows is None else rows),
     )
+
+
+class Numbered(Dataset[tuple[int, PromptItem]]):
+    """Items with their row numbers."""
+
+    def __init__(self, items: Sequence[PromptItem]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> tuple[int, PromptItem]:
+        return row, self.items[row]
 
 
 class PromptStream:
@@ -64,9 +82,11 @@ class PromptStream:
             chosen += order[start : start + self.batch_size - len(chosen)].tolist()
         return chosen
 
-    def batch(self, iteration: int, rank: int = 0, world_size: int = 1) -> PromptBatch:
-        """The prompts of an iteration that a rank rolls out."""
-        return collate_prompts([self.items[i] for i in self.rows(iteration)[rank::world_size]], self.pad_id)
+    def batch(self, iteration: int, own: Sequence[int] | None = None) -> PromptBatch:
+        """Prompts of an iteration: those at positions `own`, or all."""
+        chosen = self.rows(iteration)
+        own = range(len(chosen)) if own is None else own
+        return collate_prompts([self.items[chosen[i]] for i in own], self.pad_id, own)
 
     def __len__(self) -> int:
         return -(-len(self.items) // self.batch_size)
@@ -131,5 +151,9 @@ class PromptDataModule(StageDataModule):
     def train_dataloader(self) -> PromptStream:
         return PromptStream(self.items["train"], self.batch_size, self.seed, self.template.tokenizer.pad_token_id)
 
-    def collate(self, items: list[PromptItem]) -> PromptBatch:
-        return collate_prompts(items, self.template.tokenizer.pad_token_id)
+    def eval_items(self, split: str) -> Any:
+        return Numbered(self.items[split])
+
+    def collate_eval(self, items: list[tuple[int, PromptItem]]) -> PromptBatch:
+        rows, prompts = zip(*items, strict=True)
+        return collate_prompts(prompts, self.template.tokenizer.pad_token_id, list(rows))

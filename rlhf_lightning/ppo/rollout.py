@@ -63,14 +63,16 @@ def sample_rollout(
         adapter: Its adapter; None is the base.
         batch: Prompts, on the model's device.
         settings: Length limit, temperature, decoding batch.
-        seed: (seed, purpose, iteration, rank) that the random numbers are derived from.
+        seed: (seed, purpose, ...) that the random numbers are derived from.
         eos_id: Ends a response.
         pad_id: Padding.
         on_token: Progress callback.
     """
     size = len(batch.prompt_ids)
-    shape = (size, settings.max_response_tokens)
-    uniforms = torch.rand(shape, generator=generator(*seed), dtype=torch.float32).to(batch.prompt_ids.device)
+    # One table for all processes, of which each takes its rows.
+    shape = (max(batch.rows) + 1, settings.max_response_tokens)
+    table = torch.rand(shape, generator=generator(*seed), dtype=torch.float32)
+    uniforms = table[batch.rows].to(batch.prompt_ids.device)
     parts: list[Generated] = []
     with backbone.merged(adapter):
         for rows in torch.arange(size).split(settings.batch_size):

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAccuracy, BinaryCalibrationError
 
 from rlhf_lightning.reward.loss import Pairs
+
+
+class VectorSum(Metric):
+    """Sum of vectors over batches and processes."""
+
+    full_state_update = False
+    total: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(size), dist_reduce_fx="sum")
+
+    def update(self, x: Tensor) -> None:
+        """Add a vector of the metric's size."""
+        self.total = self.total + x
+
+    def compute(self) -> Tensor:
+        """The sum so far."""
+        return self.total
 
 
 class PairMetrics(nn.Module):
@@ -21,7 +40,9 @@ class PairMetrics(nn.Module):
         """
         super().__init__()
         self.accuracy = BinaryAccuracy()
-        self.per_k = nn.ModuleDict({str(k): BinaryAccuracy() for k in range(2, max_k + 1)})
+        self.max_k = max_k
+        # One vector for all K: which of them a process has seen must not decide what it communicates.
+        self.right, self.pairs = VectorSum(max_k + 2), VectorSum(max_k + 2)
         self.margin = MeanMetric()
         self.ece = BinaryCalibrationError(n_bins=bins, norm="l1")
 
@@ -40,18 +61,16 @@ class PairMetrics(nn.Module):
         both = torch.cat([torch.sigmoid(margins), torch.sigmoid(-margins)])
         self.ece.update(both, torch.cat([torch.ones_like(right), torch.zeros_like(right)]))
         k_of_prompt = torch.bincount(prompt)
-        k_of_pair = k_of_prompt[pairs.prompt]
-        for k in k_of_pair.unique().tolist():
-            if str(k) in self.per_k:
-                chosen = right[k_of_pair == k]
-                self.per_k[str(k)].update(chosen, torch.ones_like(chosen))  # type: ignore[operator]
+        k_of_pair = k_of_prompt[pairs.prompt].clamp(max=self.max_k + 1)  # larger ones share a slot that is not shown
+        slots = self.max_k + 2
+        self.right.update(torch.bincount(k_of_pair, weights=right.float(), minlength=slots))
+        self.pairs.update(torch.bincount(k_of_pair, minlength=slots).float())
 
     def compute(self) -> dict[str, Tensor]:
         """`accuracy`, `accuracy_k<K>` for every K seen, `margin` (score units), `ece`; resets."""
         out = {"accuracy": self.accuracy.compute(), "margin": self.margin.compute(), "ece": self.ece.compute()}
-        for k, metric in self.per_k.items():
-            if metric.update_called:
-                out[f"accuracy_k{k}"] = metric.compute()  # type: ignore[operator]
-        for module in [self.accuracy, self.margin, self.ece, *self.per_k.values()]:
-            module.reset()  # type: ignore[operator]
+        right, pairs = self.right.compute(), self.pairs.compute()
+        out |= {f"accuracy_k{k}": right[k] / pairs[k] for k in range(2, self.max_k + 1) if pairs[k] > 0}
+        for metric in (self.accuracy, self.margin, self.ece, self.right, self.pairs):
+            metric.reset()
         return out

@@ -104,7 +104,7 @@ class RewardModule(StageModule):
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
         scores = self.scores(batch)
         pairs = decided_pairs(batch.ranks, batch.prompt)
-        self.log("val/loss", ranking_loss(scores, pairs), batch_size=int(batch.prompt.max()) + 1)
+        self.log("val/loss", ranking_loss(scores, pairs), batch_size=int(batch.weight), sync_dist=True)
         self.pair_metrics.update(scores, pairs, batch.prompt)
 
     def on_validation_epoch_end(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import mmap
-import os
 import struct
 import time
 from collections.abc import Callable
@@ -78,5 +77,3 @@ def watch_all(board: PhaseBoard) -> None:
     board.watch(_EvaluationLoop, "run", "validation")
     board.watch(AtomicCheckpointIO, "save_checkpoint", "checkpoint")
     board.watch(StageModule, "write_artefact", "artefact")
-
-

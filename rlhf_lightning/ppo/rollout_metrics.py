@@ -1,0 +1,64 @@
+"""What a rollout was like, over all processes, and whether its numbers can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.fitting.guard import NonFiniteError
+from rlhf_lightning.masked import masked_moments
+from rlhf_lightning.ppo.rollout import Rollout
+from rlhf_lightning.ppo.scoring import ScoredRollout
+
+
+def rollout_metrics(
+    rollout: Rollout, scored: ScoredRollout, kl: Tensor, reduce: Callable[[Tensor], Tensor] = torch.clone
+) -> dict[str, float]:
+    """The `rollout/*` metrics: means over responses, except entropy, which is a mean over tokens.
+
+    Args:
+        rollout: B responses of this process.
+        scored: Their numbers.
+        kl: [B, R] nats per token.
+        reduce: Sums a tensor over all processes; by default there is one.
+    """
+    mask = rollout.response_mask
+    every = torch.ones(len(rollout), dtype=torch.bool, device=mask.device)
+
+    def mean(x: Tensor) -> float:
+        return float(masked_moments(x, every, reduce)[0])
+
+    score_mean, score_variance = masked_moments(scored.scores, every, reduce)
+    return {
+        "rollout/score_mean": float(score_mean),
+        "rollout/score_std": float(score_variance.sqrt()),
+        "rollout/kl": mean(torch.where(mask, kl, 0.0).sum(1)),
+        "rollout/response_tokens": mean(mask.sum(1)),
+        "rollout/eos_rate": 1 - mean(rollout.truncated),
+        "rollout/entropy": float(masked_moments(scored.entropy, mask, reduce)[0]),
+    }
+
+
+def require_finite(rollout: Rollout, scored: ScoredRollout, texts: Sequence[str]) -> None:
+    """Stop before a number that is not finite gets into advantages, which share their mean and variance.
+
+    Raises:
+        NonFiniteError: Names the quantity and the first prompt it concerns.
+    """
+    per_token = {
+        "log-probability of the policy": scored.logprobs,
+        "log-probability of the reference": scored.ref_logprobs,
+        "value": scored.values,
+    }
+    bad = {name: ~torch.isfinite(x) & rollout.response_mask for name, x in per_token.items()}
+    rows = {name: x.any(1) for name, x in bad.items()} | {"score of the reward model": ~torch.isfinite(scored.scores)}
+    for name, row in rows.items():
+        if bool(row.any()):
+            prompt = texts[int(row.int().argmax())][:200]
+            raise NonFiniteError(
+                f"The {name} of {int(row.sum())} of {len(rollout)} responses is not finite; the first is to "
+                f"{prompt!r}. No weight was changed by it. Go on from an earlier checkpoint with a lower "
+                "model.init_args.optimizer.lr, or look at model.init_args.reward_from if it is the score."
+            )
