@@ -36,6 +36,8 @@ SCENARIOS = (
     Scenario("ppo-iteration-ends", "ppo"),
     Scenario("ppo-every-step", "ppo", ("--config", "{overlays}/every_step.yaml")),
     Scenario("ppo-accumulation", "ppo", ("--config", "{overlays}/every_step.yaml", "--config", "{overlays}/ppo.yaml")),
+    Scenario("sft-two-processes", "sft", ("--config", "{overlays}/two_processes.yaml")),
+    Scenario("ppo-two-processes", "ppo", ("--config", "{overlays}/two_processes.yaml")),
     Scenario("ppo-stock-checkpoints", "ppo", ("--config", "{overlays}/stock_checkpoints.yaml")),
 )
 
@@ -82,14 +84,23 @@ class Bench:
             raise AssertionError(f"{scenario.name}: status {answer['status']}; see {self.server.log}")
         return answer
 
-    def kill(self, scenario: Scenario, reference: dict[str, Any], run: str, at_most: int, seed: int) -> Outcome:
+    def kill(
+        self,
+        scenario: Scenario,
+        reference: dict[str, Any],
+        run: str,
+        at_most: int,
+        seed: int,
+        signum: int = signal.SIGKILL,
+    ) -> Outcome:
         """Kill a run up to `at_most` times, let it end, and compare it with the uninterrupted one."""
         rng, outcome = random.Random(seed), Outcome(scenario.name)
         for _ in range(at_most):
-            answer = self.server.run(self.command(scenario, run), moment(rng, reference))
+            answer = self.server.run(self.command(scenario, run), moment(rng, reference, signum))
             if answer["status"] == 0:
                 break
-            if answer["status"] != -signal.SIGKILL:
+            # A run that was told to stop says so by its status, unless it was still (or no longer) setting up.
+            if answer["status"] not in (-signum, 128 + signum):
                 outcome.differences.append(f"status {answer['status']} after kills in {outcome.kills}")
                 return outcome
             outcome.kills.append(answer["killed_in"])
@@ -101,10 +112,10 @@ class Bench:
         return outcome
 
 
-def moment(rng: random.Random, reference: dict[str, Any]) -> dict[str, Any]:
+def moment(rng: random.Random, reference: dict[str, Any], signum: int) -> dict[str, Any]:
     """A random moment of a run: phases with equal chances, then anywhere within one occurrence, or just after it."""
     counts = {phase: n for phase, n in reference["counts"].items() if n}
     phase = rng.choice(sorted(counts))
     mean = reference["phase_seconds"][phase] / counts[phase]
     nth = rng.randint(1, max(1, counts[phase] // 2))  # later ones are reached by killing the restarted run
-    return {"phase": phase, "nth": nth, "delay": rng.uniform(0, 1.2) * mean}
+    return {"phase": phase, "nth": nth, "delay": rng.uniform(0, 1.2) * mean, "signal": int(signum)}

@@ -86,19 +86,20 @@ def handle(request: dict[str, Any], board: PhaseBoard, log: Path) -> dict[str, A
     pid = os.fork()
     if pid == 0:
         child(request["args"], log)
+    os.setpgid(pid, pid)  # a run may have processes of its own
     killed_in = None
     kill = request["kill"]
     while time.monotonic() - start < TIMEOUT_S:
         if kill and killed_in is None and board.count(kill["phase"]) >= kill["nth"]:
             time.sleep(kill["delay"])
             killed_in = board.running
-            os.kill(pid, kill.get("signal", signal.SIGKILL))
+            os.killpg(pid, kill.get("signal", signal.SIGKILL))
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             break
         time.sleep(0.0002 if kill and killed_in is None else 0.005)
     else:
-        os.kill(pid, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
     return {
         "status": os.waitstatus_to_exitcode(status),
