@@ -34,7 +34,14 @@ def generator(seed: int, purpose: str, *indices: int) -> torch.Generator:
 @contextmanager
 def seeded(seed: int, purpose: str, *indices: int) -> Iterator[None]:
     """Run a block under a derived global torch seed and put the previous generator states back afterwards."""
+    with seeded_exactly(derive_seed(seed, purpose, *indices)):
+        yield
+
+
+@contextmanager
+def seeded_exactly(seed: int) -> Iterator[None]:
+    """The same with a seed as it is."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(seed, purpose, *indices))
+        torch.manual_seed(seed)
         yield

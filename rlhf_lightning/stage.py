@@ -34,7 +34,7 @@ from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.sources import fingerprint
 from rlhf_lightning.prompt_template import PromptTemplate
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings, lr_factor
-from rlhf_lightning.seeding import derive_seed
+from rlhf_lightning.seeding import derive_seed, seeded_exactly
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class StageModule(L.LightningModule):
         self._metrics: dict[str, float] = {}
         self.run_state.register("metrics", self._last_metrics, self._metrics.update)
         self._identity: dict[str, Any] | None = None
+        self._built = False
         self._micro_batches: list[tuple[Any, Tensor]] = []
         self._step_sums: dict[str, Any] = {}
         self.strict_loading = False  # checkpoints lack the frozen weights; `on_load_checkpoint` checks the others
@@ -94,6 +95,17 @@ class StageModule(L.LightningModule):
             tokenizer.chat_template = settings.chat_template
         inherited = source.info.prompt_format if source.info else settings.prompt_format
         self.template = PromptTemplate(tokenizer, inherited)
+
+    def configure_model(self) -> None:
+        if self._built:
+            return
+        with seeded_exactly(self.seed):  # new adapters start from the run's seed, whatever was drawn before
+            self.build_model()
+        self._built = True
+
+    def build_model(self) -> None:
+        """Load and build everything that has weights."""
+        raise NotImplementedError
 
     def on_fit_start(self) -> None:
         self.train()  # transformers hands models over in evaluation mode, and Lightning leaves modes alone
@@ -150,6 +162,8 @@ class StageModule(L.LightningModule):
         ours = checkpoint.get("rlhf_lightning")
         if ours is None:
             raise UserError("--ckpt_path: this checkpoint was not written by this version of rlhf_lightning.")
+        if ours["identity"]["stage"] != self.stage:
+            raise UserError(f"--ckpt_path: the checkpoint is of stage {ours['identity']['stage']}, not {self.stage}.")
         if self.trainer.state.fn == "fit":
             require_same(ours["identity"], self.identity(), self.resume_with_changes)
             self.run_state.restore(ours["state"])
@@ -215,6 +229,7 @@ class StageModule(L.LightningModule):
         scale = None if scaler is None else float(scaler.get_scale())
         self.guard.before_step(self.trainable(), self._finite_loss, scale, self._explain_failure)
         self._micro_batches.clear()
+        self._fit_loop.in_optimizer_step = True
 
     def _finite_loss(self) -> bool:
         own = all(bool(torch.isfinite(share)) for _, share in self._micro_batches)
@@ -225,8 +240,8 @@ class StageModule(L.LightningModule):
         return blame(rows, self.loss, list(self.trainable().values()), self.trainer.precision_plugin.forward_context)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        with self._fit_loop.stepping():
-            super().optimizer_step(*args, **kwargs)
+        super().optimizer_step(*args, **kwargs)
+        self._fit_loop.in_optimizer_step = False
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         counts = {"skipped_steps": float(self.guard.skipped)}

@@ -7,8 +7,6 @@ and a run that was told to stop stops.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -102,6 +100,7 @@ class StageFitLoop(_FitLoop):
     def __init__(self, trainer: L.Trainer, min_epochs: int | None, max_epochs: int | None) -> None:
         super().__init__(trainer, min_epochs, max_epochs)
         self.in_optimizer_step = False
+        """The optimizer may be writing weights: there is nothing consistent to save."""
 
     @classmethod
     def attach(cls, trainer: L.Trainer) -> StageFitLoop:
@@ -210,13 +209,6 @@ class StageFitLoop(_FitLoop):
         for callback in reversed(callbacks):  # checkpoints come last in Lightning's list, and first here
             if hasattr(callback, "at_safe_point"):
                 callback.at_safe_point(self.trainer)
-
-    @contextlib.contextmanager
-    def stepping(self) -> Iterator[None]:
-        """While the optimizer writes weights there is nothing consistent to save."""
-        self.in_optimizer_step = True
-        yield
-        self.in_optimizer_step = False
 
 
 def _set_all(counter: Any, value: int) -> None:

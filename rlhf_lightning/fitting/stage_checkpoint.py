@@ -83,6 +83,11 @@ class StageCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Nothing: the last safe point has written what there is to write."""
 
+    @property
+    def newest(self) -> Path | None:
+        """The checkpoint that was written last by this process."""
+        return self._written[0] if self._written else None
+
     # -- what ModelCheckpoint decides, kept for the next safe point -----------------------------------------
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:

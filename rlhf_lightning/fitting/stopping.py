@@ -81,6 +81,9 @@ class StopOnRequest(Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Keep what an error would lose, if the weights are whole."""
+        if isinstance(exception, NonFiniteError):
+            newest = [c.newest for c in trainer.checkpoint_callbacks if isinstance(c, StageCheckpoint) and c.newest]
+            print(f"The last good checkpoint is {newest[0]}." if newest else "No checkpoint was written before.")
         loop = trainer.fit_loop
         saved_or_not_wanted = isinstance(exception, RunStopped | KeyboardInterrupt | NonFiniteError)
         if (

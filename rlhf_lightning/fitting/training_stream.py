@@ -42,8 +42,8 @@ class ResumableSampler(Sampler[int]):
         together = self.batch_size * self.world_size
         for first in range(self.start * together, self.size, together):
             rows = order[first : first + together]
-            rows += order[: max(self.world_size - len(rows), 0)]
-            yield from rows[self.rank :: self.world_size]
+            padded = [rows[i % len(rows)] for i in range(max(len(rows), self.world_size))]
+            yield from padded[self.rank :: self.world_size]
 
     def __len__(self) -> int:
         """Rows of a whole epoch on this process."""

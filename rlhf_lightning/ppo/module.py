@@ -133,15 +133,9 @@ class PPOModule(StageModule):
     def source_fingerprints(self) -> dict[str, str]:
         return super().source_fingerprints() | {REWARD_KEY: source_fingerprint(self.reward_source)}
 
-    def configure_model(self) -> None:
-        if not hasattr(self, "roles"):
-            self.roles = Roles(
-                self.source,
-                self.reward_source,
-                self.lora,
-                base_dtype(self.precision, self.lora),
-                self.trust_remote_code,
-            )
+    def build_model(self) -> None:
+        dtype = base_dtype(self.precision, self.lora)
+        self.roles = Roles(self.source, self.reward_source, self.lora, dtype, self.trust_remote_code)
 
     def train(self, mode: bool = True) -> PPOModule:
         """Dropout stays off in PPO: the update must see the policy that sampled (N+ details, 7)."""

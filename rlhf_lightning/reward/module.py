@@ -59,9 +59,7 @@ class RewardModule(StageModule):
         super().__init__(source, KEY, settings, locals())
         self.pair_metrics = PairMetrics()
 
-    def configure_model(self) -> None:
-        if hasattr(self, "backbone"):
-            return
+    def build_model(self) -> None:
         dtype = base_dtype(self.precision, self.lora)
         self.backbone = build_backbone(self.source, self.lora, dtype, KEY, self.trust_remote_code)
         # The unembedding has no part in a score; tied to the embedding it is trained through that.

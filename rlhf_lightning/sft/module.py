@@ -62,9 +62,7 @@ class SFTModule(StageModule):
         super().__init__(source, KEY, settings, locals())
         self.val_nll = MeanMetric()
 
-    def configure_model(self) -> None:
-        if hasattr(self, "backbone"):
-            return
+    def build_model(self) -> None:
         dtype = base_dtype(self.precision, self.lora)
         self.backbone = build_backbone(self.source, self.lora, dtype, KEY, self.trust_remote_code)
 

@@ -1,0 +1,200 @@
+"""Errors and signals at awkward moments: the checkpoint they leave leads to the end of the uninterrupted run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from rlhf_lightning.fitting.stage_checkpoint import StageCheckpoint
+from rlhf_lightning.fitting.stopping import RunStopped
+from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
+from rlhf_lightning.sft.data import DemonstrationDataModule
+from rlhf_lightning.sft.module import SFTModule
+from rlhf_lightning.stage import StageModule
+from tests.conftest import TinyRuns
+from tests.ppo.test_ppo_run import data as prompts
+from tests.ppo.test_ppo_run import module as ppo_module
+
+DEMONSTRATIONS = "configs/tiny/data/demonstrations.jsonl"
+
+
+class CrashError(Exception):
+    pass
+
+
+class At(L.Callback):
+    """Does something in a hook, once."""
+
+    def __init__(self, hook: str, count: int, act: Any) -> None:
+        self.left, self.act = count, act
+        setattr(self, hook, self._hook)
+
+    def _hook(self, trainer: L.Trainer, *_: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.act()
+
+
+def crash() -> None:
+    raise CrashError
+
+
+def signal_self(signum: int) -> Any:
+    return lambda: os.kill(os.getpid(), signum)
+
+
+def sft() -> SFTModule:
+    settings = {"optimizer": OptimizerSettings(lr=1e-2), "schedule": ScheduleSettings("constant"), "seed": 4}
+    return SFTModule("embedded:tiny", lora=LoraSettings(rank=4, alpha=8, dropout=0.3), **settings)  # type: ignore[arg-type]
+
+
+def demonstrations() -> DemonstrationDataModule:
+    return DemonstrationDataModule(DEMONSTRATIONS, DEMONSTRATIONS, batch_size=2, max_prompt_tokens=128)
+
+
+def fit(
+    root: Path, module: StageModule, data: Any, *callbacks: L.Callback, resume: bool = False, **settings: Any
+) -> StageModule:
+    checkpoint = StageCheckpoint(dirpath=str(root), every_n_epochs=100, max_minutes=None)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        default_root_dir=root,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[checkpoint, *callbacks],
+        **settings,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path="last" if resume else None)
+    return module
+
+
+def assert_equal(one: StageModule, other: StageModule) -> None:
+    expected = one.trainable()
+    assert all(torch.equal(p, expected[n]) for n, p in other.trainable().items())
+
+
+SFT_MOMENTS = [
+    ("on_train_batch_start", 7),  # the third micro-batch of a step of four
+    ("on_train_batch_end", 6),
+    ("on_before_optimizer_step", 2),
+    ("on_before_zero_grad", 3),
+    ("on_before_backward", 6),
+    ("on_validation_batch_start", 5),
+    ("on_validation_end", 1),
+    ("on_train_epoch_end", 1),
+    ("on_train_epoch_start", 2),
+]
+
+
+@pytest.mark.parametrize(("hook", "count"), SFT_MOMENTS, ids=[f"{h}-{c}" for h, c in SFT_MOMENTS])
+def test_sft_goes_on_from_an_error_anywhere(tmp_path: Path, hook: str, count: int) -> None:
+    settings: dict[str, Any] = {"max_epochs": 2, "accumulate_grad_batches": 4}
+    whole = fit(tmp_path / "whole", sft(), demonstrations(), **settings)
+    with pytest.raises(CrashError):
+        fit(tmp_path, sft(), demonstrations(), At(hook, count, crash), **settings)
+    assert (tmp_path / "last.ckpt").is_file()
+    resumed = fit(tmp_path, sft(), demonstrations(), resume=True, **settings)
+    assert resumed.trainer.global_step == whole.trainer.global_step
+    assert_equal(whole, resumed)
+
+
+def test_ppo_goes_on_from_an_error_in_a_rollout_and_in_an_update(tiny: TinyRuns, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"max_epochs": 3}
+    make = lambda: ppo_module(tiny, num_minibatches=4)  # noqa: E731
+    whole = fit(tmp_path / "whole", make(), prompts(), **settings)
+    first: Any = make()
+    sample = first.sample
+
+    def failing(batch: Any, purpose: str, iteration: int, progress: Any = None) -> Any:
+        if iteration == 1:
+            crash()
+        return sample(batch, purpose, iteration, progress)
+
+    first.sample = failing
+    with pytest.raises(CrashError):
+        fit(tmp_path, first, prompts(), **settings)
+    with pytest.raises(CrashError):
+        fit(tmp_path, make(), prompts(), At("on_train_batch_start", 3, crash), resume=True, **settings)
+    assert_equal(whole, fit(tmp_path, make(), prompts(), resume=True, **settings))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_ends_the_run_at_the_next_step_with_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], signum: int
+) -> None:
+    before = signal.getsignal(signum)
+    with pytest.raises(RunStopped) as stopped:
+        fit(tmp_path, sft(), demonstrations(), At("on_train_batch_start", 3, signal_self(signum)), max_epochs=2)
+    name = signal.Signals(signum).name
+    assert str(stopped.value).startswith(f"Stopped by {name}. The checkpoint is {tmp_path / 'last.ckpt'}")
+    assert "--ckpt_path last" in str(stopped.value)
+    assert stopped.value.status == 128 + signum
+    assert f"{name}: stopping after this step" in capsys.readouterr().out
+    assert signal.getsignal(signum) == before
+    whole = fit(tmp_path / "whole", sft(), demonstrations(), max_epochs=2)
+    assert_equal(whole, fit(tmp_path, sft(), demonstrations(), resume=True, max_epochs=2))
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        with pytest.raises(SystemExit):
+            fit(tmp_path, sft(), demonstrations(), At("on_train_batch_start", 3, twice), max_epochs=2)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it from then on
+    assert "Stopped at once" in capsys.readouterr().out
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_an_error_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CrashError):
+        fit(tmp_path, sft(), demonstrations(), At("on_train_batch_start", 1, crash), max_epochs=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_checkpoint_is_written_of_half_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = iter([False, True])
+    update = torch.optim.AdamW._init_group
+
+    def failing(*args: Any) -> Any:
+        if next(steps):
+            crash()
+        return update(*args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "_init_group", failing)
+    with pytest.raises(CrashError):
+        fit(tmp_path, sft(), demonstrations(), max_epochs=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlhf_lightning.errors import UserError
+
+    settings: dict[str, Any] = {"max_epochs": 2}
+    with pytest.raises(CrashError):
+        fit(tmp_path, sft(), demonstrations(), At("on_train_batch_start", 3, crash), **settings)
+    before = (tmp_path / "last.ckpt").read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        stopping = At("on_train_batch_start", 2, signal_self(signal.SIGTERM))
+        with pytest.raises(UserError, match="No space left on device"):
+            fit(tmp_path, sft(), demonstrations(), stopping, resume=True, **settings)
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+    whole = fit(tmp_path / "whole", sft(), demonstrations(), **settings)
+    assert_equal(whole, fit(tmp_path, sft(), demonstrations(), resume=True, **settings))
