@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_resumed_epoch_is_the_rest_of_the_whole_one(size: int, batch_size: int
     whole = stream(size, batch_size)
     whole.seek(epoch, 0)
     batches = [b.numbers for b in whole]
-    assert sorted(sum(batches, [])) == list(range(size))
+    assert sorted(chain.from_iterable(batches)) == list(range(size))
     assert len(batches) == len(whole)
     start = data.draw(st.integers(0, len(batches)))
     whole.seek(epoch, start)
@@ -58,7 +59,7 @@ def test_processes_share_the_batches_of_one(size: int, batch_size: int, world_si
     parts = [[b.numbers for b in stream(size, batch_size, rank=r, world_size=world_size)] for r in range(world_size)]
     lengths = {len(part) for part in parts}
     assert lengths == {len(stream(size, batch_size, rank=0, world_size=world_size))}
-    together = [sum((part[i] for part in parts), []) for i in range(len(alone))]
+    together = [[*chain.from_iterable(part[i] for part in parts)] for i in range(len(alone))]
     assert [set(t) for t in together][:-1] == alone[:-1]
     assert set(together[-1]) >= alone[-1]
     assert all(len(t) == len(set(t)) for t in together[:-1])
