@@ -92,7 +92,12 @@ class UpdatePlan:
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Any:
-    """1 - Var(returns - values) / Var(returns) over valid tokens: 1 is a perfect value function, 0 a constant."""
+    """1 - Var(returns - values) / Var(returns) over valid tokens: 1 is a perfect value function, 0 a constant.
+
+    >>> values, returns = torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[1.0, 3.0, 0.0]])
+    >>> float(explained_variance(values, returns, torch.tensor([[True, True, False]])))  # 1 - (1/4) / 1
+    0.75
+    """
     from rlhf_lightning.masked import masked_moments
 
     return 1 - masked_moments(returns - values, mask)[1] / masked_moments(returns, mask)[1].clamp(min=1e-12)
