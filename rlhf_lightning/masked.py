@@ -63,8 +63,9 @@ def whiten(
     >>> whiten(torch.tensor([[1.0, 5.0, 99.0]]), torch.tensor([[True, True, False]]), shift_mean=False)
     tensor([[2., 4., 0.]])
     """
-    mean, var = masked_moments(x, mask, reduce)
-    out = torch.where(mask, x.double() - mean, 0.0) * torch.rsqrt(var + 1e-8)
+    values = x.double()
+    mean, var = masked_moments(values, mask, reduce)
+    out = torch.where(mask, values - mean, 0.0) * torch.rsqrt(var + 1e-8)
     if not shift_mean:
         out = torch.where(mask, out + mean, 0.0)
     return out.to(x.dtype)

@@ -1,0 +1,80 @@
+"""How an iteration's experience is cut into optimizer steps and micro-batches."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from rlhf_lightning.ppo.buffer import Experience, MicroBatch, UpdatePlan
+from rlhf_lightning.ppo.rollout import Rollout
+
+PROMPTS, RESPONSES = [3, 1, 2], [1, 4, 2]
+
+
+def experience() -> Experience:
+    """Three rows; every number says which row and column it is from."""
+    width_p, width_r = max(PROMPTS), max(RESPONSES)
+    prompt_mask = torch.tensor([[t >= width_p - n for t in range(width_p)] for n in PROMPTS])
+    response_mask = torch.tensor([[t < n for t in range(width_r)] for n in RESPONSES])
+    place = 10 * torch.arange(3).unsqueeze(1) + torch.arange(width_r)
+    numbers = [torch.where(response_mask, place + 100.0 * k, 0.0) for k in range(4)]
+    prompt_ids = 10 * torch.arange(3).unsqueeze(1) + torch.arange(width_p)
+    rollout = Rollout(prompt_ids, prompt_mask, place, response_mask, torch.tensor([False, True, False]))
+    return Experience(rollout, *numbers)
+
+
+@pytest.mark.parametrize(("rows", "epochs", "minibatches", "accumulate"), [(12, 1, 3, 2), (13, 3, 4, 1), (5, 2, 1, 5)])
+def test_every_epoch_takes_every_row_once(rows: int, epochs: int, minibatches: int, accumulate: int) -> None:
+    plan = UpdatePlan(rows, epochs, minibatches, accumulate)
+    steps = plan.order(seed=1, iteration=0, rank=0)
+    assert len(steps) == epochs * minibatches
+    assert all(len(step) == accumulate for step in steps)
+    assert len(plan) == sum(map(len, steps))
+    orders = []
+    for epoch in range(epochs):
+        own = steps[epoch * minibatches : (epoch + 1) * minibatches]
+        orders.append([int(row) for step in own for part in step for row in part])
+        assert sorted(orders[-1]) == list(range(rows))
+        sizes = [sum(map(len, step)) for step in own]
+        assert max(sizes) - min(sizes) <= 1
+    assert len(set(map(tuple, orders))) == epochs  # shuffled anew
+
+
+def test_order_depends_on_seed_iteration_and_rank_alone() -> None:
+    plan = UpdatePlan(20, 1, 2, 1)
+
+    def order(seed: int, iteration: int, rank: int) -> list[int]:
+        return torch.cat([part for step in plan.order(seed, iteration, rank) for part in step]).tolist()
+
+    torch.manual_seed(0)
+    first = order(1, 0, 0)
+    torch.manual_seed(1)
+    assert order(1, 0, 0) == first
+    assert first != list(range(20))
+    assert len({tuple(order(*key)) for key in [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1)]}) == 4
+
+
+def test_rows_are_trimmed_to_their_own_longest_prompt_and_response() -> None:
+    part = experience().rows(torch.tensor([2, 0]))
+    assert part.rollout.prompt_ids.tolist() == [[20, 21, 22], [0, 1, 2]]
+    assert part.rollout.response_ids.tolist() == [[20, 21], [0, 1]]
+    assert part.rollout.response_mask.tolist() == [[True, True], [True, False]]
+    assert part.values.tolist() == [[120.0, 121.0], [100.0, 0.0]]
+    assert part.returns.tolist() == [[320.0, 321.0], [300.0, 0.0]]
+    one = experience().rows(torch.tensor([1]))
+    assert one.rollout.prompt_ids.tolist() == [[12]]
+    assert one.rollout.prompt_mask.tolist() == [[True]]
+    assert one.rollout.truncated.tolist() == [True]
+    assert one.advantages.tolist() == [[210.0, 211.0, 212.0, 213.0]]
+
+
+def test_state_holds_everything() -> None:
+    before = experience()
+    after = MicroBatch(before, 7.0).to(torch.device("cpu")).experience
+    for name in (f.name for f in fields(Experience)[1:]):
+        assert torch.equal(getattr(after, name), getattr(before, name)), name
+    for name in (f.name for f in fields(Rollout)):
+        assert torch.equal(getattr(after.rollout, name), getattr(before.rollout, name)), name
+    assert len(before.state()) == len(fields(Rollout)) + len(fields(Experience)) - 1
