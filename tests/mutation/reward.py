@@ -1,0 +1,81 @@
+"""Mistakes in the reward model's loss and metrics."""
+
+from __future__ import annotations
+
+from tests.mutation.mutation import table
+
+RANKING = "tests/references/test_ranking_formulas.py"
+BY_HAND = "tests/reward/test_ranking_loss.py"
+METRICS = "test_metrics_of_several_batches"
+RESET = f"{BY_HAND}::test_metrics_start_again_after_they_were_computed"
+
+PAIRS_AND_LOSS = table(
+    "reward/loss.py",
+    RANKING,
+    ("worse preferred", "ranks.unsqueeze(1) < ranks", "ranks.unsqueeze(1) > ranks", "test_ranking_loss"),
+    ("ties compared", "ranks.unsqueeze(1) < ranks", "ranks.unsqueeze(1) <= ranks", "test_ranking_loss"),
+    ("across prompts", "& (prompt.unsqueeze(1) == prompt.unsqueeze(0))", "", "test_ranking_loss"),
+    (
+        "pairs of a response",
+        "Pairs(better, worse, prompt[better])",
+        "Pairs(better, worse, better)",
+        "test_ranking_loss",
+    ),
+    ("loss with the wrong sign", "-F.logsigmoid(", "F.logsigmoid(", "test_ranking_loss"),
+    (
+        "margin the wrong way round",
+        "scores[pairs.better] - scores[pairs.worse]",
+        "scores[pairs.worse] - scores[pairs.better]",
+        "test_ranking_loss",
+    ),
+    ("better one detached", "scores[pairs.better] -", "scores[pairs.better].detach() -", "test_ranking_loss"),
+    (
+        "every pair the same weight",
+        "(counts.to(scores.dtype) * len(prompts))",
+        "len(pairs.prompt)",
+        "test_ranking_loss",
+    ),
+    ("sum over prompts", "(counts.to(scores.dtype) * len(prompts))", "counts.to(scores.dtype)", "test_ranking_loss"),
+    ("sum over pairs", "(counts.to(scores.dtype) * len(prompts))", "len(prompts)", "test_ranking_loss"),
+    ("prompts without pairs count", "* len(prompts))", "* len(weight))", "test_ranking_loss"),
+    ("mean of weighted losses", "weight[pairs.prompt]).sum()", "weight[pairs.prompt]).mean()", "test_ranking_loss"),
+    (
+        "logarithm of 0",
+        "-F.logsigmoid(scores[pairs.better] - scores[pairs.worse])",
+        "-torch.log(torch.sigmoid(scores[pairs.better] - scores[pairs.worse]))",
+        f"{BY_HAND}::test_a_score_far_below_the_other_gives_a_finite_loss_and_a_gradient_of_one",
+    ),
+)
+
+PAIR_METRICS = table(
+    "reward/metrics.py",
+    RANKING,
+    ("equal scores are right", "(margins > 0)", "(margins >= 0)", f"{BY_HAND}::test_equal_scores_are_wrong"),
+    ("margin above 1 is right", "(margins > 0)", "(margins > 1)", METRICS),
+    (
+        "margin the wrong way round",
+        "scores[pairs.better] - scores[pairs.worse]",
+        "scores[pairs.worse] - scores[pairs.better]",
+        METRICS,
+    ),
+    ("margin without sign", "self.margin.update(margins)", "self.margin.update(margins.abs())", METRICS),
+    ("one order of each pair", "torch.sigmoid(-margins)])", "torch.sigmoid(margins)])", METRICS),
+    ("all pairs won", "torch.zeros_like(right)]", "torch.ones_like(right)]", METRICS),
+    ("largest bin error", 'norm="l1"', 'norm="max"', METRICS),
+    ("number of bins", "bins: int = 10", "bins: int = 15", METRICS),
+    ("K of decided pairs", "torch.bincount(prompt)", "torch.bincount(pairs.prompt)", METRICS),
+    ("K and above", "right[k_of_pair == k]", "right[k_of_pair >= k]", METRICS),
+    ("largest K left out", "range(2, max_k + 1)", "range(2, max_k)", METRICS),
+    (
+        "per-K accuracy is kept",
+        "self.ece, *self.per_k.values()]:",
+        "self.ece]:",
+        RESET,
+    ),
+    (
+        "accuracy is kept",
+        "for module in [self.accuracy, self",
+        "for module in [self",
+        RESET,
+    ),
+)
