@@ -35,6 +35,7 @@ class Workplace:
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", root)
         (root / "tmp").mkdir()
+        os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a pool of threads does not survive a fork
         os.chdir(root)
         sys.path[:] = [str(root), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
         sys.dont_write_bytecode = True  # a cached module could be taken for its changed source
