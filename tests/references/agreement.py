@@ -128,9 +128,9 @@ def assert_agree(
         if gradients:
             weight = torch.where(mask, layout.tensor(weights), 0.0) if out.ndim else torch.ones(())
             (out * weight).sum().backward()
-            for number, (tensor, slope) in enumerate(zip(tensors, slopes, strict=True)):
+            for place, (tensor, slope) in enumerate(zip(tensors, slopes, strict=True)):
                 found = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-                _close(found, slope, mask, layout, tolerance, f"gradient of input {number}")
+                _close(found, slope, mask, layout, tolerance, f"gradient of input {place}")
 
 
 def _weighted(expected: Tensor | Rows, weights: list[list[float]]) -> list[Tensor]:

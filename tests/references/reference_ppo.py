@@ -90,7 +90,8 @@ class Models:
     def scalars(self, model: Any, head: dict[str, Tensor], prompt: list[int], response: list[int]) -> Tensor:
         """The head's output at every position of prompt and response."""
         hidden = model.get_base_model().model(input_ids=torch.tensor([prompt + response])).last_hidden_state[0]
-        return hidden @ head["weight"] + head["bias"]
+        scalars: Tensor = hidden @ head["weight"] + head["bias"]
+        return scalars
 
     def values(self, prompt: list[int], response: list[int]) -> Tensor:
         """Value before each response token; [R]."""
@@ -133,7 +134,7 @@ def collect(models: Models, prompts: list[list[int]], responses: list[list[int]]
         e.advantages = ((e.advantages - mean) / deviation).float()
     returns = torch.cat([e.returns for e in episodes])
     errors = returns - torch.cat([e.values for e in episodes])
-    metrics = {
+    metrics: dict[str, Any] = {
         "rollout/score_mean": torch.stack(scores).mean(),
         "rollout/score_std": torch.stack(scores).std(unbiased=False),
         "rollout/kl": torch.stack(divergences).mean(),
@@ -165,7 +166,7 @@ def update(models: Models, episodes: list[Episode], minibatches: list[list[int]]
         name: [p for n, p in model.named_parameters() if "lora_" in n]
         for name, model in (("policy", models.policy), ("value", models.value))
     }
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": lora["policy"], "lr": s.policy_lr},
         {"params": [*lora["value"], *models.value_head.values()], "lr": s.value_lr},
     ]
@@ -183,7 +184,7 @@ def update(models: Models, episodes: list[Episode], minibatches: list[list[int]]
         torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], s.clip_norm)
         optimizer.step()
     policy, value, ratio = (torch.cat(column) for column in seen.values())
-    metrics = {
+    metrics: dict[str, Any] = {
         "policy/loss": policy.mean(),
         "policy/approx_kl": (ratio.log() ** 2).mean() / 2,
         "policy/clip_frac": ((ratio - 1).abs() > s.clip_range).float().mean(),
