@@ -51,6 +51,7 @@ class Workplace:
         settings.register_profile("mutation", phases=[Phase.explicit, Phase.generate])
         settings.load_profile("mutation")  # a failure is enough, nobody reads the smallest one
         forget_own_modules()
+        importlib.import_module("tests.conftest")  # once, for the cache directory that it makes
         for path in sorted({m.test.partition("::")[0] for m in MUTATIONS}):
             importlib.import_module(path.removesuffix(".py").replace("/", "."))
         forget_own_modules()
@@ -67,7 +68,7 @@ class Workplace:
 
             status = 3
             try:
-                status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *nodes]))
+                status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--noconftest", *nodes]))
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
