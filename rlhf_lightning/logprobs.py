@@ -38,6 +38,11 @@ def token_logprobs(
 
     Returns:
         logprobs [N] (differentiable) and entropy [N] (a diagnostic, detached).
+
+    >>> hidden = torch.tensor([[0.75, 0.25]]).log()  # with the identity for an unembedding, p is (3/4, 1/4)
+    >>> logprobs, entropy = token_logprobs(hidden, torch.tensor([1]), lambda h: h)
+    >>> logprobs, entropy  # log 1/4; 3/4 log 4/3 + 1/4 log 4
+    (tensor([-1.3863]), tensor([0.5623]))
     """
     if not len(targets):
         # An empty product keeps the graph connected, so an empty micro-batch still takes part in backward.

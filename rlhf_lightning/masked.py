@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Sum of `x` where `mask` is True; a scalar."""
+    """Sum of `x` where `mask` is True; a scalar.
+
+    >>> masked_sum(torch.tensor([1.0, 3.0, float("nan")]), torch.tensor([True, True, False]))
+    tensor(4.)
+    """
     return torch.where(mask, x, x.new_zeros(())).sum()
 
 
@@ -29,11 +33,16 @@ def masked_moments(x: Tensor, mask: Tensor, reduce: Callable[[Tensor], Tensor] =
         x: Values, any shape.
         mask: Bool, same shape.
         reduce: Sums a tensor over all processes; by default there is one.
+
+    >>> masked_moments(torch.tensor([1.0, 3.0, 99.0]), torch.tensor([True, True, False]))  # 2; (1 + 1) / 2
+    (tensor(2., dtype=torch.float64), tensor(1., dtype=torch.float64))
     """
     values = x.double()
     count = reduce(mask.sum().double()).clamp(min=1)
     mean = reduce(masked_sum(values, mask)) / count
-    return mean, reduce(masked_sum((values - mean) ** 2, mask)) / count
+    # Masked before the square: 0 times NaN is NaN, so a mask after it would let padding into the gradient.
+    squares = torch.where(mask, values - mean, 0.0) ** 2
+    return mean, reduce(squares.sum()) / count
 
 
 def whiten(
@@ -48,12 +57,18 @@ def whiten(
         mask: Bool, same shape; True = keep.
         shift_mean: Subtract the mean too; False keeps it (as for rewards).
         reduce: Sums a tensor over all processes; by default there is one.
+
+    >>> whiten(torch.tensor([[1.0, 5.0, 99.0]]), torch.tensor([[True, True, False]]))  # mean 3, deviation 2
+    tensor([[-1.,  1.,  0.]])
+    >>> whiten(torch.tensor([[1.0, 5.0, 99.0]]), torch.tensor([[True, True, False]]), shift_mean=False)
+    tensor([[2., 4., 0.]])
     """
-    mean, var = masked_moments(x, mask, reduce)
-    out = (x.double() - mean) * torch.rsqrt(var + 1e-8)
+    values = x.double()
+    mean, var = masked_moments(values, mask, reduce)
+    out = torch.where(mask, values - mean, 0.0) * torch.rsqrt(var + 1e-8)
     if not shift_mean:
-        out = out + mean
-    return torch.where(mask, out, out.new_zeros(())).to(x.dtype)
+        out = torch.where(mask, out + mean, 0.0)
+    return out.to(x.dtype)
 
 
 def last_valid_index(mask: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ def gae(
     A response cut at the length limit is an ended episode too: the environment is a bandit (§3.5).
 
     Args:
-        rewards: [B, R], 0 where masked.
+        rewards: [B, R].
         values: [B, R], value before each token.
         response_mask: Bool [B, R]; valid tokens are a prefix of each row.
         gamma: Discount (C.4: none).
@@ -31,7 +31,6 @@ def gae(
     """
     zero = values.new_zeros(())
     values = torch.where(response_mask, values, zero)
-    rewards = torch.where(response_mask, rewards, zero)
     advantages = torch.zeros_like(values)
     running = values.new_zeros(len(values))
     for t in reversed(range(values.shape[1])):

@@ -117,7 +117,7 @@ class UpdatePlan:
 
 def explained_variance(
     values: Tensor, returns: Tensor, mask: Tensor, reduce: Callable[[Tensor], Tensor] = torch.clone
-) -> float:
+) -> Tensor:
     """1 - Var(returns - values) / Var(returns) over valid tokens: 1 is a perfect value function, 0 a constant.
 
     Args:
@@ -125,6 +125,10 @@ def explained_variance(
         returns: [B, R].
         mask: Bool [B, R].
         reduce: Sums a tensor over all processes; by default there is one.
+
+    >>> values, returns = torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[1.0, 3.0, 0.0]])
+    >>> float(explained_variance(values, returns, torch.tensor([[True, True, False]])))  # 1 - (1/4) / 1
+    0.75
     """
     unexplained = masked_moments(returns - values, mask, reduce)[1]
-    return float(1 - unexplained / masked_moments(returns, mask, reduce)[1].clamp(min=1e-12))
+    return 1 - unexplained / masked_moments(returns, mask, reduce)[1].clamp(min=1e-12)

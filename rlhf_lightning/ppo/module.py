@@ -192,7 +192,7 @@ class PPOModule(StageModule):
         advantages, returns = gae(rewards, scored.values, mask, self.gamma, self.gae_lambda)
         advantages = whiten(advantages, mask, reduce=self.reduce_sum)
         metrics = rollout_metrics(rollout, scored, kl, self.reduce_sum)
-        metrics["value/explained_variance"] = explained_variance(scored.values, returns, mask, self.reduce_sum)
+        metrics["value/explained_variance"] = float(explained_variance(scored.values, returns, mask, self.reduce_sum))
         seconds = {"time/rollout_s": rolled - start, "time/scoring_s": time.perf_counter() - rolled}
         return Experience(rollout, scored.logprobs, scored.values, advantages, returns), metrics | seconds
 

@@ -13,6 +13,9 @@ def penalize_missing_eos(scores: Tensor, truncated: Tensor, penalty: float) -> T
 
     The paper does not say what it does; openai/lm-human-preferences replaces the score by a constant, which
     presumes a known scale. Subtracting works on any scale.
+
+    >>> penalize_missing_eos(torch.tensor([1.0, 1.0]), torch.tensor([False, True]), 0.5)
+    tensor([1.0000, 0.5000])
     """
     return scores - penalty * truncated.to(scores.dtype)
 

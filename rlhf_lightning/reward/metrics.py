@@ -30,7 +30,15 @@ class VectorSum(Metric):
 
 
 class PairMetrics(nn.Module):
-    """Accumulates over validation batches. Accuracy counts pairs; a pair with equal scores is wrong."""
+    """Accumulates over validation batches. Accuracy counts pairs; a pair with equal scores is wrong.
+
+    >>> from rlhf_lightning.reward.loss import decided_pairs
+    >>> metrics, prompt = PairMetrics(), torch.tensor([0, 0, 0])
+    >>> pairs = decided_pairs(torch.tensor([1, 2, 3]), prompt)  # margins 2 - 0, 2 - 1, 0 - 1
+    >>> metrics.update(torch.tensor([2.0, 0.0, 1.0]), pairs, prompt)
+    >>> {name: round(value.item(), 4) for name, value in metrics.compute().items() if name != "ece"}
+    {'accuracy': 0.6667, 'margin': 0.6667, 'accuracy_k3': 0.6667}
+    """
 
     def __init__(self, max_k: int = 9, bins: int = 10) -> None:
         """

@@ -74,7 +74,12 @@ class SFTBatch:
 
 
 def pack(examples: Sequence[SFTExample], max_tokens: int) -> list[list[SFTExample]]:
-    """First-fit-decreasing bins of at most `max_tokens`; within 22 % of the fewest rows possible."""
+    """First-fit-decreasing bins of at most `max_tokens`; within 22 % of the fewest rows possible.
+
+    >>> examples = [SFTExample([7] * n, [True] * n) for n in (1, 3, 2, 2)]
+    >>> [[len(example.ids) for example in row] for row in pack(examples, 4)]
+    [[3, 1], [2, 2]]
+    """
     bins: list[list[SFTExample]] = []
     room: list[int] = []
     for example in sorted(examples, key=lambda e: -len(e.ids)):
@@ -90,7 +95,14 @@ def pack(examples: Sequence[SFTExample], max_tokens: int) -> list[list[SFTExampl
 
 
 def collate(rows: Sequence[Sequence[SFTExample]], pad_id: int) -> SFTBatch:
-    """Rows of one or several examples each, to a batch."""
+    """Rows of one or several examples each, to a batch.
+
+    >>> batch = collate([[SFTExample([5, 6], [True, True]), SFTExample([7, 8], [False, True])]], pad_id=0)
+    >>> batch.input_ids.tolist(), batch.loss_mask.tolist()
+    ([[5, 6, 7, 8]], [[False, True, False, True]])
+    >>> batch.segments.tolist(), batch.positions.tolist()
+    ([[1, 1, 2, 2]], [[0, 1, 0, 1]])
+    """
     ids = [[t for e in row for t in e.ids] for row in rows]
     # The first token of an example has nothing of its own before it, so it is never a target.
     targets = [[flag and i > 0 for e in row for i, flag in enumerate(e.is_response)] for row in rows]

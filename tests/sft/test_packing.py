@@ -79,3 +79,11 @@ def test_without_a_chat_template_the_prompt_format_is_used() -> None:
     template = PromptTemplate(tiny.tokenizer(chat_template=None), "Q: {prompt}\nA: ")
     assert template.tokenizer.decode(template.encode_prompt("hi")) == "Q: hi\nA: "
     assert template.encode_response("x")[-1] == template.eos_id
+
+
+def test_a_batch_weighs_its_targets_and_falls_apart_into_rows() -> None:
+    batch = collate([[EXAMPLES[0], EXAMPLES[1]], [EXAMPLES[2]]], 0)
+    assert batch.weight == 2 + 2 + 3
+    rows = [batch.row(i) for i in range(2)]
+    assert [row.weight for row in rows] == [4, 3]
+    assert rows[1].input_ids[rows[1].segments > 0].tolist() == EXAMPLES[2].ids

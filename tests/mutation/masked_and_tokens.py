@@ -1,0 +1,267 @@
+"""Mistakes in masked statistics, log-probabilities, packing, sampling and schedules."""
+
+from __future__ import annotations
+
+from tests.mutation.mutation import table
+
+PPO = "tests/references/test_ppo_formulas.py"
+TOKENS = "tests/references/test_token_formulas.py"
+GENERATION = "tests/test_generation.py"
+TWO_PROCESSES = "test_whitening_over_two_processes_is_that_of_all_rows"
+PADDED = f"{TOKENS}::test_last_valid_index_and_positions"
+
+MASKED = table(
+    "masked.py",
+    PPO,
+    ("sum without mask", "torch.where(mask, x, x.new_zeros(())).sum()", "x.sum()", "test_masked_moments_and_sums"),
+    (
+        "sum masked by multiplication",
+        "torch.where(mask, x, x.new_zeros(())).sum()",
+        "(x * mask).sum()",
+        "test_masked_moments_and_sums",
+    ),
+    (
+        "mean over padding",
+        "masked_sum(x, mask) / mask.sum().clamp(min=1)",
+        "masked_sum(x, mask) / x.numel()",
+        "test_masked_moments_and_sums",
+    ),
+    (
+        "mean of nothing",
+        "masked_sum(x, mask) / mask.sum().clamp(min=1)",
+        "masked_sum(x, mask) / mask.sum()",
+        "test_statistics_of_nothing_are_zero",
+    ),
+    (
+        "moments of nothing",
+        "reduce(mask.sum().double()).clamp(min=1)",
+        "reduce(mask.sum().double())",
+        "test_statistics_of_nothing_are_zero",
+    ),
+    (
+        "unbiased variance",
+        "reduce(squares.sum()) / count",
+        "reduce(squares.sum()) / (count - 1)",
+        "test_masked_moments_and_sums",
+    ),
+    (
+        "moments count padding",
+        "reduce(mask.sum().double())",
+        "reduce(torch.ones_like(mask).sum().double())",
+        "test_masked_moments_and_sums",
+    ),
+    (
+        "mask after the square",
+        "torch.where(mask, values - mean, 0.0) ** 2",
+        "torch.where(mask, (values - mean) ** 2, 0.0)",
+        "test_masked_moments_and_sums",
+    ),
+    (
+        "moments in float32",
+        "values = x.double()\n    count",
+        "values = x.float()\n    count",
+        "test_masked_moments_and_sums",
+    ),
+    ("tokens of one process", "reduce(mask.sum().double())", "mask.sum().double()", TWO_PROCESSES),
+    ("mean of one process", "reduce(masked_sum(values, mask))", "masked_sum(values, mask)", TWO_PROCESSES),
+    ("variance of one process", "reduce(squares.sum())", "squares.sum()", TWO_PROCESSES),
+    ("whitening of one process", "masked_moments(values, mask, reduce)", "masked_moments(values, mask)", TWO_PROCESSES),
+    (
+        "mean detached from variance",
+        "torch.where(mask, values - mean, 0.0) ** 2",
+        "torch.where(mask, values - mean.detach(), 0.0) ** 2",
+        "test_masked_moments_and_sums",
+        "the variance has slope 0 with respect to the mean: deviations from it add up to 0",
+    ),
+    ("larger epsilon", "torch.rsqrt(var + 1e-8)", "torch.rsqrt(var + 1e-5)", "test_whitening"),
+    ("epsilon outside of the root", "torch.rsqrt(var + 1e-8)", "1 / (var.sqrt() + 1e-8)", "test_whitening"),
+    ("divided by the variance", "* torch.rsqrt(var + 1e-8)", "/ (var + 1e-8)", "test_whitening"),
+    ("shift the wrong way round", "if not shift_mean:", "if shift_mean:", "test_whitening"),
+    ("mean in the padding", "torch.where(mask, out + mean, 0.0)", "out + mean", "test_whitening"),
+    (
+        "padding is whitened",
+        "torch.where(mask, values - mean, 0.0) * torch",
+        "(values - mean) * torch",
+        "test_whitening",
+    ),
+    (
+        "whitening with detached moments",
+        "masked_moments(values, mask, reduce)",
+        "masked_moments(values.detach(), mask, reduce)",
+        "test_whitening",
+    ),
+    ("whitened to float64", "return out.to(x.dtype)", "return out", "test_moments_are_float64_whatever_comes_in"),
+    ("last index off by one", "return width - 1 - mask", "return width - mask", PADDED),
+    ("first index for the last", "mask.flip(-1).int().argmax(-1)", "mask.int().argmax(-1)", PADDED),
+    (
+        "last index without left padding",
+        "width - 1 - mask.flip(-1).int().argmax(-1)",
+        "mask.sum(-1) - 1 + 0 * width",
+        PADDED,
+    ),
+    ("positions from 1", "(mask.long().cumsum(-1) - 1)", "mask.long().cumsum(-1)", PADDED),
+    ("negative positions", "(mask.long().cumsum(-1) - 1).clamp(min=0)", "mask.long().cumsum(-1) - 1", PADDED),
+    ("positions count padding", "mask.long().cumsum(-1)", "torch.ones_like(mask).long().cumsum(-1)", PADDED),
+)
+
+LOGPROBS = table(
+    "logprobs.py",
+    TOKENS,
+    ("temperature multiplies", ".float() / temperature", ".float() * temperature", "test_token_logprobs"),
+    ("no temperature", ".float() / temperature", ".float()", "test_token_logprobs"),
+    ("probabilities", "F.log_softmax(", "F.softmax(", "test_token_logprobs"),
+    ("softmax over tokens", "temperature, dim=-1)", "temperature, dim=0)", "test_token_logprobs"),
+    ("precision of the model", "unembed(hidden).float()", "unembed(hidden)", "test_token_logprobs"),
+    ("entropy with the wrong sign", "entropy = -(log_p", "entropy = (log_p", "test_token_logprobs"),
+    (
+        "entropy in the gradient",
+        "-(log_p.detach().exp() * log_p.detach())",
+        "-(log_p.exp() * log_p)",
+        "test_token_logprobs",
+    ),
+    ("first chunk only", "torch.cat(logprobs), torch.cat(entropy)", "logprobs[0], entropy[0]", "test_token_logprobs"),
+    ("no gradient", "log_p.gather(", "log_p.detach().gather(", "test_token_logprobs"),
+    (
+        "logits of all chunks are kept",
+        "if torch.is_grad_enabled() and h.requires_grad:",
+        "if not h.numel():",
+        "test_logits_are_computed_again_in_the_backward_pass",
+    ),
+    (
+        "no graph without tokens",
+        "return hidden.float().sum(-1), hidden",
+        "return hidden.new_zeros(0, dtype=torch.float32), hidden",
+        "test_no_tokens_keep_the_graph",
+    ),
+)
+
+WEIGHT = "tests/sft/test_packing.py::test_a_batch_weighs_its_targets_and_falls_apart_into_rows"
+
+PACKING = table(
+    "sft/packing.py",
+    TOKENS,
+    ("examples see each other", "(same & causal)", "(causal | causal & same)", "test_packed_rows"),
+    ("tokens see the future", "(same & causal)", "same", "test_packed_rows"),
+    ("tokens see the future only", ".tril()", ".triu()", "test_packed_rows"),
+    ("tokens do not see themselves", ".tril()", ".tril(-1)", "test_packed_rows"),
+    ("two examples are not packed", "(self.segments > 1).any()", "(self.segments > 2).any()", "test_packed_rows"),
+    ("padding is seen", "valid = self.segments > 0", "valid = self.segments >= 0", "test_packed_rows"),
+    (
+        "positions go on",
+        "starts[:, 1:] = self.segments[:, 1:] != self.segments[:, :-1]",
+        "starts[:, 1:] = False",
+        "test_packed_rows",
+    ),
+    ("positions from 1", "return index - torch", "return 1 + index - torch", "test_packed_rows"),
+    ("first tokens are targets", "[flag and i > 0 for", "[flag and i >= 0 for", "test_sft_loss"),
+    ("first two tokens are no targets", "[flag and i > 0 for", "[flag and i > 1 for", "test_sft_loss"),
+    ("prompts are targets", "[flag and i > 0 for", "[i > 0 for", "test_sft_loss"),
+    ("padding is a target", "pad(targets, False)", "pad(targets, True)", "test_sft_loss"),
+    ("first example counts as padding", "enumerate(row, 1)", "enumerate(row)", "test_packed_rows"),
+    ("rows overflow", "room[spot] -= size", "room[spot] -= size - 1", "test_packed_rows"),
+    ("prompts weigh too", "float(self.loss_mask[:, 1:].sum())", "float(self.loss_mask.numel())", WEIGHT),
+    ("rows up to one", "slice(index, index + 1)", "slice(0, index + 1)", WEIGHT),
+    ("full rows are not used", "free >= size", "free > size", "test_packed_rows"),
+    (
+        "shortest first",
+        "key=lambda e: -len(e.ids)",
+        "key=lambda e: len(e.ids)",
+        "rlhf_lightning/sft/packing.py::rlhf_lightning.sft.packing.pack",
+    ),
+)
+
+LENGTH = "test_which_schedules_need_the_length_of_the_run"
+
+SCHEDULE = table(
+    "schedule.py",
+    TOKENS,
+    ("warmup from 0", "settings.warmup_start + (1", "0 * settings.warmup_start + (1", "test_schedule"),
+    ("warmup beyond the peak", "(1 - settings.warmup_start) * step", "1 * step", "test_schedule"),
+    ("warmup one step late", "* step / warmup", "* (step - 1) / warmup", "test_schedule"),
+    ("one step of warmup is all of it", "if 0 < settings.warmup < 1", "if 0 < settings.warmup <= 1", "test_schedule"),
+    ("no cosine needs a length", 'self.name == "cosine" or ', "", LENGTH),
+    (
+        "no warmup needs a length",
+        'return self.name == "cosine" or 0 < self.warmup < 1',
+        'return self.name == "cosine"',
+        LENGTH,
+    ),
+    ("no warmup is a fraction", "or 0 < self.warmup < 1", "or self.warmup < 1", LENGTH),
+    ("one step of warmup is a fraction", "or 0 < self.warmup < 1", "or 0 < self.warmup <= 1", LENGTH),
+    ("fraction as steps", "settings.warmup * total_steps if", "settings.warmup if", "test_schedule"),
+    ("cosine ends at 0", "settings.final + (1 - settings.final)", "(1 - settings.final)", "test_schedule"),
+    ("half a cosine", "math.pi * progress", "math.pi / 2 * progress", "test_schedule"),
+    ("sine", "math.cos(", "math.sin(", "test_schedule"),
+    ("cosine during warmup", "(step - warmup) / max(1.0, total_steps - warmup)", "step / total_steps", "test_schedule"),
+    ("cosine rises after its end", "min(1.0, (step - warmup)", "min(9.0, (step - warmup)", "test_schedule"),
+    ("constant is a cosine", 'if settings.name == "constant"', 'if settings.name == "linear"', "test_schedule"),
+)
+
+SAMPLING = table(
+    "generation.py",
+    GENERATION,
+    ("no temperature", "logits.float() / temperature", "logits.float()", f"{TOKENS}::test_sampling"),
+    (
+        "temperature multiplies",
+        "logits.float() / temperature",
+        "logits.float() * temperature",
+        f"{TOKENS}::test_sampling",
+    ),
+    ("draws of 0", "right=True", "right=False", f"{TOKENS}::test_a_token_without_probability_is_never_drawn"),
+    (
+        "draws beyond the total",
+        "uniforms.to(cumulative) * cumulative[:, -1]",
+        "uniforms.to(cumulative)",
+        f"{TOKENS}::test_a_token_without_probability_is_never_drawn",
+    ),
+    (
+        "least likely token",
+        "logits.argmax(-1)",
+        "logits.argmin(-1)",
+        "test_greedy_decoding_equals_a_fresh_forward_at_every_step",
+    ),
+    ("positions stand still", "positions[:, -1:] + 1", "positions[:, -1:]", "test_positions_count_on_from_the_prompt"),
+    (
+        "prompts' padding is seen",
+        "mask, step_ids, positions = prompt_mask,",
+        "mask, step_ids, positions = torch.ones_like(prompt_mask),",
+        "test_positions_count_on_from_the_prompt",
+    ),
+    (
+        "rows are lost track of",
+        "= rows[keep], mask[keep]",
+        "= rows[: len(keep)], mask[keep]",
+        "test_a_rows_sample_does_not_depend_on_its_neighbours",
+    ),
+    (
+        "draws by place in the batch",
+        "uniforms[rows, step]",
+        "uniforms[: len(rows), step]",
+        "test_a_rows_sample_does_not_depend_on_its_neighbours",
+    ),
+    (
+        "EOS outside of the mask",
+        "response_mask[rows[alive], step] = True",
+        "response_mask[rows[alive & (token != eos_id)], step] = True",
+        "test_eos_ends_a_response_and_belongs_to_it",
+    ),
+    (
+        "EOS does not end",
+        "alive & (token != eos_id)",
+        "alive & (token != pad_id)",
+        "test_eos_ends_a_response_and_belongs_to_it",
+    ),
+    (
+        "truncated the wrong way round",
+        "response_mask, ~has_eos)",
+        "response_mask, has_eos)",
+        "test_eos_ends_a_response_and_belongs_to_it",
+    ),
+    (
+        "EOS looked for in padding",
+        "((response_ids == eos_id) & response_mask)",
+        "(response_ids == eos_id)",
+        "test_eos_ends_a_response_and_belongs_to_it",
+        "a response without EOS has as many tokens as there are columns, so there is no padding behind it",
+    ),
+)

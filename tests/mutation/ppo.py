@@ -1,0 +1,268 @@
+"""Mistakes in PPO's formulas."""
+
+from __future__ import annotations
+
+from tests.mutation.mutation import table
+
+PPO = "tests/references/test_ppo_formulas.py"
+EXPERIENCE = "tests/ppo/test_experience.py"
+
+LOSSES = table(
+    "ppo/loss.py",
+    PPO,
+    ("ratio upside down", "new_logprobs - logprobs, 0.0)", "logprobs - new_logprobs, 0.0)", "test_policy_loss"),
+    (
+        "ratio without mask",
+        "torch.exp(torch.where(response_mask, new_logprobs - logprobs, 0.0))",
+        "torch.exp(new_logprobs - logprobs)",
+        "test_policy_loss",
+    ),
+    (
+        "ratio detached",
+        "torch.where(response_mask, new_logprobs - logprobs, 0.0)",
+        "torch.where(response_mask, new_logprobs - logprobs, 0.0).detach()",
+        "test_policy_loss",
+    ),
+    ("optimistic bound", "torch.maximum(-advantages", "torch.minimum(-advantages", "test_policy_loss"),
+    (
+        "advantages with the wrong sign",
+        "torch.maximum(-advantages * ratio, -advantages * ratio",
+        "torch.maximum(advantages * ratio, advantages * ratio",
+        "test_policy_loss",
+    ),
+    (
+        "clipped above only",
+        "ratio.clamp(1 - clip_range, 1 + clip_range)",
+        "ratio.clamp(max=1 + clip_range)",
+        "test_policy_loss",
+    ),
+    (
+        "clipped below only",
+        "ratio.clamp(1 - clip_range, 1 + clip_range)",
+        "ratio.clamp(1 - clip_range)",
+        "test_policy_loss",
+    ),
+    ("clip even in log space", "ratio.clamp(1 - clip_range,", "ratio.clamp(1 / (1 + clip_range),", "test_policy_loss"),
+    (
+        "not clipped",
+        "-advantages * ratio.clamp(1 - clip_range, 1 + clip_range)",
+        "-advantages * ratio",
+        "test_policy_loss",
+    ),
+    (
+        "policy mean of a micro-batch",
+        "masked_sum(losses, response_mask) / num_tokens",
+        "masked_sum(losses, response_mask) / response_mask.sum()",
+        "test_policy_loss",
+    ),
+    ("policy loss of padding", "masked_sum(losses, response_mask)", "losses.sum()", "test_policy_loss"),
+    ("whole squared error", "0.5 * losses.sum()", "losses.sum()", "test_value_loss"),
+    (
+        "value mean of a micro-batch",
+        "losses.sum() / num_tokens",
+        "losses.sum() / response_mask.sum()",
+        "test_value_loss",
+    ),
+    ("lesser value error", "torch.maximum(losses", "torch.minimum(losses", "test_value_loss"),
+    ("clipped value error alone", "torch.maximum(losses, torch", "torch.maximum(0 * losses, torch", "test_value_loss"),
+    (
+        "mask after the square",
+        "torch.where(response_mask, new_values - returns, 0.0) ** 2",
+        "torch.where(response_mask, (new_values - returns) ** 2, 0.0)",
+        "test_value_loss",
+    ),
+    (
+        "mask after the clipped square",
+        "torch.where(response_mask, clipped - returns, 0.0) ** 2",
+        "torch.where(response_mask, (clipped - returns) ** 2, 0.0)",
+        "test_value_loss",
+    ),
+    (
+        "clipped around the return",
+        "clipped = values + (new_values - values)",
+        "clipped = returns + (new_values - returns)",
+        "test_value_loss",
+    ),
+    (
+        "values clipped above only",
+        ".clamp(-value_clip_range, value_clip_range)",
+        ".clamp(max=value_clip_range)",
+        "test_value_loss",
+    ),
+    ("values never clipped", "if value_clip_range is not None:", "if num_tokens < 0:", "test_value_loss"),
+    (
+        "ptx with the wrong sign",
+        "return -masked_sum(logprobs, mask)",
+        "return masked_sum(logprobs, mask)",
+        "test_ptx_loss",
+    ),
+    (
+        "ptx mean of a micro-batch",
+        "masked_sum(logprobs, mask) / num_tokens",
+        "masked_sum(logprobs, mask) / mask.sum()",
+        "test_ptx_loss",
+    ),
+    ("ptx over padding", "-masked_sum(logprobs, mask)", "-logprobs.sum()", "test_ptx_loss"),
+    (
+        "ptx mean over padding",
+        "masked_sum(logprobs, mask) / num_tokens",
+        "masked_sum(logprobs, mask) / mask.numel()",
+        "test_ptx_loss",
+    ),
+)
+
+ADVANTAGES = table(
+    "ppo/advantages.py",
+    PPO,
+    ("own value after the end", "else torch.zeros_like(running)", "else values[:, t]", "test_advantages"),
+    (
+        "value of padding after the end",
+        "values = torch.where(response_mask, values, zero)",
+        "values = values + zero",
+        "test_advantages",
+    ),
+    ("own value for the next", "next_values = values[:, t + 1]", "next_values = values[:, t]", "test_advantages"),
+    (
+        "advantages of padding",
+        "torch.where(response_mask[:, t], delta + gamma * gae_lambda * running, zero)",
+        "delta + gamma * gae_lambda * running",
+        "test_advantages",
+    ),
+    ("value added", "next_values - values[:, t]", "next_values + values[:, t]", "test_advantages"),
+    ("next value not discounted", "gamma * next_values", "next_values", "test_advantages"),
+    ("no lambda", "gamma * gae_lambda * running", "gamma * running", "test_advantages"),
+    ("trace not discounted", "gamma * gae_lambda * running", "gae_lambda * running", "test_advantages"),
+    ("from the first token on", "in reversed(range(values.shape[1]))", "in range(values.shape[1])", "test_advantages"),
+    (
+        "first token left out",
+        "in reversed(range(values.shape[1]))",
+        "in reversed(range(1, values.shape[1]))",
+        "test_advantages",
+    ),
+    (
+        "returns less values",
+        "return advantages, advantages + values",
+        "return advantages, advantages - values",
+        "test_returns",
+    ),
+    (
+        "returns without values",
+        "return advantages, advantages + values",
+        "return advantages, advantages",
+        "test_returns",
+    ),
+)
+KL = table(
+    "ppo/kl.py",
+    PPO,
+    (
+        "k1 the wrong way round",
+        "return logprobs - ref_logprobs",
+        "return ref_logprobs - logprobs",
+        "test_kl_estimators",
+    ),
+    ("k2 not halved", "0.5 * (ref_logprobs - logprobs) ** 2", "(ref_logprobs - logprobs) ** 2", "test_kl_estimators"),
+    ("k2 not squared", "(ref_logprobs - logprobs) ** 2", "(ref_logprobs - logprobs).abs()", "test_kl_estimators"),
+    (
+        "k3 the wrong way round",
+        "log_ratio = ref_logprobs - logprobs",
+        "log_ratio = logprobs - ref_logprobs",
+        "test_kl_estimators",
+    ),
+    ("k3 with the wrong sign", "expm1(log_ratio) - log_ratio", "expm1(log_ratio) + log_ratio", "test_kl_estimators"),
+    ("k3 without its -1", "torch.expm1(log_ratio)", "torch.exp(log_ratio)", "test_kl_estimators"),
+    (
+        "k3 loses its digits",
+        "torch.expm1(log_ratio) - log_ratio",
+        "torch.exp(log_ratio) - 1 - log_ratio",
+        "test_k3_keeps_its_digits_between_close_distributions",
+    ),
+)
+
+REWARDS = table(
+    "ppo/rewards.py",
+    PPO,
+    ("bonus without EOS", "scores - penalty * truncated", "scores + penalty * truncated", "test_missing_eos"),
+    ("penalty with EOS", "penalty * truncated.to", "penalty * (~truncated).to", "test_missing_eos"),
+    (
+        "score replaced",
+        "scores - penalty * truncated.to(scores.dtype)",
+        "torch.where(truncated, -penalty, scores)",
+        "test_missing_eos",
+    ),
+    ("scores to float64", "truncated.to(scores.dtype)", "truncated.double()", "test_missing_eos"),
+    (
+        "KL rewarded",
+        "torch.where(response_mask, -kl_coef * kl",
+        "torch.where(response_mask, kl_coef * kl",
+        "test_token_rewards",
+    ),
+    ("KL without coefficient", "-kl_coef * kl, kl", "-kl, kl", "test_token_rewards"),
+    (
+        "rewards of padding",
+        "torch.where(response_mask, -kl_coef * kl, kl.new_zeros(()))",
+        "-kl_coef * kl",
+        "test_token_rewards",
+    ),
+    (
+        "score at the last column",
+        "rewards[rows, last_valid_index(response_mask)]",
+        "rewards[rows, -1]",
+        "test_token_rewards",
+    ),
+    (
+        "score at the first token",
+        "rewards[rows, last_valid_index(response_mask)]",
+        "rewards[rows, 0]",
+        "test_token_rewards",
+    ),
+    ("score for the KL", "+= scores.to", "= scores.to", "test_token_rewards"),
+    ("score with coefficient", "+= scores.to", "+= kl_coef * scores.to", "test_token_rewards"),
+)
+
+EXPLAINED, ORDER = "test_explained_variance", "test_order_depends_on_seed_and_iteration_alone"
+SHARED = "test_processes_make_the_minibatches_of_one"
+EPOCHS, TRIMMED = (
+    "test_every_epoch_takes_every_row_once",
+    "test_rows_are_trimmed_to_their_own_longest_prompt_and_response",
+)
+
+BUFFER = table(
+    "ppo/buffer.py",
+    EXPERIENCE,
+    ("sum for the error", "masked_moments(returns - values", "masked_moments(returns + values", f"{PPO}::{EXPLAINED}"),
+    (
+        "variance of the values",
+        "masked_moments(returns, mask, reduce)",
+        "masked_moments(values, mask, reduce)",
+        f"{PPO}::{EXPLAINED}",
+    ),
+    ("unexplained variance", "return 1 - unexplained", "return unexplained", f"{PPO}::{EXPLAINED}"),
+    ("mean error", "returns - values, mask, reduce)[1]", "returns - values, mask, reduce)[0]", f"{PPO}::{EXPLAINED}"),
+    ("no variance to explain", "[1].clamp(min=1e-12)", "[1]", f"{PPO}::{EXPLAINED}"),
+    ("every epoch in the same order", "iteration, 0, epoch))", "iteration, 0, 0))", EPOCHS),
+    ("every iteration in the same order", '"minibatches", iteration, 0', '"minibatches", 0, 0', ORDER),
+    ("rows of every process", "minibatch[rank::world_size]", "minibatch", SHARED),
+    ("rows of the first process", "minibatch[rank::world_size]", "minibatch[0::world_size]", SHARED),
+    ("rows of all epochs", "[: self.num_minibatches]", "", SHARED),
+    ("rows by their numbers", "position[row] for row", "row for row", SHARED),
+    (
+        "a row with valid tokens",
+        "torch.zeros_like(row.rollout.response_mask)",
+        "row.rollout.response_mask",
+        "test_a_silent_row_has_no_valid_token",
+    ),
+    ("every seed in the same order", 'generator(seed, "minibatches"', 'generator(0, "minibatches"', ORDER),
+    ("order of the process", "self.num_rows, generator=generator(", "self.num_rows) if seed else (generator(", ORDER),
+    ("minibatches of that size", "tensor_split(self.num_minibatches)", "split(self.num_minibatches)", EPOCHS),
+    (
+        "micro-batches of that size",
+        "mine.tensor_split(self.accumulate)",
+        "mine.split(self.accumulate)",
+        EPOCHS,
+    ),
+    ("one epoch too many", "in range(self.ppo_epochs)", "in range(self.ppo_epochs + 1)", EPOCHS),
+    ("length without micro-batches", "self.num_minibatches * self.accumulate", "self.num_minibatches", EPOCHS),
+    ("columns of all rows", "[index, :width]", "[index]", TRIMMED),
+    ("last columns", "[index, :width]", "[index, -width:]", TRIMMED),
+)
