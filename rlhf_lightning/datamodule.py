@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from rlhf_lightning.bounds import check_number
 from rlhf_lightning.data.kinds import Row
 from rlhf_lightning.data.loading import Loaded, load, shared_prompts
 from rlhf_lightning.errors import UserError
@@ -52,12 +53,18 @@ class LoadingSettings:
     batch_size: int
     val_batch_size: int | None
     max_prompt_tokens: int
-    max_response_tokens: int
+    max_response_tokens: int | None
+    """None where the data has no responses."""
     on_bad_row: OnBad
     on_long_prompt: OnLong
     limit: int | None
     num_workers: int
     seed: int | None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "val_batch_size", "max_prompt_tokens", "max_response_tokens", "limit"):
+            check_number(f"data.init_args.{name}", getattr(self, name), at_least=1)
+        check_number("data.init_args.num_workers", self.num_workers, at_least=0)
 
 
 class StageDataModule(L.LightningDataModule):
@@ -66,7 +73,7 @@ class StageDataModule(L.LightningDataModule):
     def __init__(self, loading: LoadingSettings) -> None:
         super().__init__()
         self.sources = loading.sources
-        self.limits = LengthLimits(loading.max_prompt_tokens, loading.max_response_tokens, loading.on_long_prompt)
+        self.limits = LengthLimits(loading.max_prompt_tokens, loading.max_response_tokens or 0, loading.on_long_prompt)
         self.on_bad_row, self.limit = loading.on_bad_row, loading.limit
         self.batch_size, self.val_batch_size = loading.batch_size, loading.val_batch_size or loading.batch_size
         self.num_workers = loading.num_workers

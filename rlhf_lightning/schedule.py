@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from rlhf_lightning.bounds import check_number
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -23,6 +25,14 @@ class OptimizerSettings:
     weight_decay: float = 0.0
     """0: adapters start at the model we want to stay near."""
 
+    def __post_init__(self) -> None:
+        key = "model.init_args.optimizer"
+        check_number(f"{key}.lr", self.lr, at_least=0)
+        check_number(f"{key}.beta1", self.beta1, at_least=0, below=1)
+        check_number(f"{key}.beta2", self.beta2, at_least=0, below=1)
+        check_number(f"{key}.eps", self.eps, above=0)
+        check_number(f"{key}.weight_decay", self.weight_decay, at_least=0)
+
 
 @dataclass(frozen=True)
 class ScheduleSettings:
@@ -36,6 +46,12 @@ class ScheduleSettings:
     """Fraction of the peak at which the warmup starts."""
     final: float = 0.1
     """Fraction of the peak at which the cosine ends."""
+
+    def __post_init__(self) -> None:
+        key = "model.init_args.schedule"
+        check_number(f"{key}.warmup", self.warmup, at_least=0)
+        check_number(f"{key}.warmup_start", self.warmup_start, at_least=0, at_most=1)
+        check_number(f"{key}.final", self.final, at_least=0, at_most=1)
 
 
 def lr_factor(settings: ScheduleSettings, total_steps: float) -> Callable[[int], float]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.artefacts import open_source
+from rlhf_lightning.bounds import check_number
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.masked import masked_mean, whiten
@@ -85,6 +86,23 @@ class PPOModule(StageModule):
             seed: By default `seed_everything`.
             trust_remote_code: Run code that comes with the model. Only for authors you trust.
         """
+        for name, whole in (
+            ("num_minibatches", num_minibatches),
+            ("ppo_epochs", ppo_epochs),
+            ("scoring_batch_size", scoring_batch_size),
+        ):
+            check_number(f"model.init_args.{name}", whole, at_least=1)
+        for name, weight in (
+            ("value_lr", value_lr),
+            ("kl_coef", kl_coef),
+            ("value_coef", value_coef),
+            ("missing_eos_penalty", missing_eos_penalty),
+        ):
+            check_number(f"model.init_args.{name}", weight, at_least=0)
+        check_number("model.init_args.clip_range", clip_range, above=0)
+        check_number("model.init_args.value_clip_range", value_clip_range, above=0)
+        check_number("model.init_args.gamma", gamma, at_least=0, at_most=1)
+        check_number("model.init_args.gae_lambda", gae_lambda, at_least=0, at_most=1)
         source = open_source(policy_from, POLICY_KEY, expect=("sft", "ppo"))
         self.reward_source = open_source(reward_from, REWARD_KEY, expect=("reward",))
         settings = StageSettings(lora, optimizer, schedule, pad_token, "{prompt}", None, seed, trust_remote_code)

@@ -111,7 +111,7 @@ class PromptDataModule(StageDataModule):
             batch_size,
             val_batch_size,
             max_prompt_tokens,
-            0,
+            None,
             on_bad_row,
             on_long_prompt,
             limit,
