@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import lightning as L
 import torch
@@ -70,6 +71,11 @@ class LoadingSettings:
 class StageDataModule(L.LightningDataModule):
     """Rows read, validated and turned into tokens in `setup`, so that bad input is reported before training."""
 
+    stage: ClassVar[str]
+    """The stage whose batches it makes."""
+    shorten: ClassVar[str] = "data.init_args.max_prompt_tokens or max_response_tokens"
+    """Keys that make rows shorter, for the message about one that is longer than the model's context."""
+
     def __init__(self, loading: LoadingSettings) -> None:
         super().__init__()
         self.sources = loading.sources
@@ -91,6 +97,16 @@ class StageDataModule(L.LightningDataModule):
         module: Any = self.trainer.lightning_module
         template: PromptTemplate = module.template
         return template
+
+    def check_row(self, ids: Sequence[int], row: Row) -> None:
+        """Check that the module's model can read a row.
+
+        Raises:
+            UserError: It is longer than the context, or tokenizer and model do not belong together.
+        """
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        module.limits.check(ids, f"{row.file}:{row.line}", self.shorten)
 
     @property
     def seed(self) -> int:
@@ -191,6 +207,15 @@ def pad(rows: Sequence[Sequence[Any]], value: Any, left: bool = False) -> Tensor
     return torch.tensor(filled)
 
 
+@contextmanager
+def naming(row: Row) -> Iterator[None]:
+    """Puts file and row before what the template says about a row's text."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{row.file}:{row.line}: {error}") from error
+
+
 class LengthLimits:
     """Applies token limits to rows and counts what it changed, to say so once."""
 
@@ -202,8 +227,10 @@ class LengthLimits:
         """Whether a prompt is short enough.
 
         Raises:
-            UserError: It is not, and the user did not ask to drop such rows.
+            UserError: It is not, and the user did not ask to drop such rows; or it has no tokens at all.
         """
+        if not ids:
+            raise UserError(f"{where}: the tokenizer makes no tokens of the prompt; delete the row or repair its text.")
         if len(ids) <= self.max_prompt:
             return True
         if self.on_long_prompt == "error":

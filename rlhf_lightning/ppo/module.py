@@ -17,6 +17,7 @@ from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.masked import masked_mean, whiten
 from rlhf_lightning.models.backbone import load_tokenizer
 from rlhf_lightning.models.building import base_dtype, save_adapter, save_full
+from rlhf_lightning.models.limits import load_limits
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.ppo.advantages import gae
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch, explained_variance
@@ -113,6 +114,8 @@ class PPOModule(StageModule):
             self.template.tokenizer,
             load_tokenizer(self.reward_source.tokenizer, pad_token, REWARD_KEY, trust_remote_code),
         )
+        reward_limits = load_limits(self.reward_source.model, REWARD_KEY, trust_remote_code)
+        self.limits = self.limits.both(reward_limits, sampling.max_response_tokens)
         self.value_lr = value_lr
         self.sampling = sampling
         self.num_minibatches, self.ppo_epochs = num_minibatches, ppo_epochs
