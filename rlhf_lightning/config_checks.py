@@ -110,4 +110,6 @@ def _check_devices(trainer: Any) -> None:
     devices, cores = str(trainer.devices), os.cpu_count() or 1
     if on_cpu and devices.isdigit() and int(devices) > max(cores, 2):
         # Each would be a process of its own, and Lightning would start them all.
-        raise UserError(f"trainer.devices is {devices}, but this machine has {cores} CPU cores. Lower it, or give auto.")
+        raise UserError(
+            f"trainer.devices is {devices}, but this machine has {cores} CPU cores. Lower it, or give auto."
+        )

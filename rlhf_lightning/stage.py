@@ -68,6 +68,7 @@ class StageModule(L.LightningModule):
             tokenizer.chat_template = settings.chat_template
         inherited = source.info.prompt_format if source.info else settings.prompt_format
         self.template = PromptTemplate(tokenizer, inherited)
+        self.limits.check_vocabulary([tokenizer.pad_token_id, tokenizer.eos_token_id], f"{source_key}: {source.name!r}")
 
     def on_fit_start(self) -> None:
         self.train()  # transformers hands models over in evaluation mode, and Lightning leaves modes alone

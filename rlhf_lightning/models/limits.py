@@ -21,7 +21,7 @@ class ModelLimits:
     """Tokens that will be sampled after what is checked."""
 
     def check(self, ids: Sequence[int], where: str, shorten: str) -> None:
-        """Check the token ids of a row.
+        """Check the token ids of a row, and its length.
 
         Args:
             ids: Everything the model will see of it at once.
@@ -35,6 +35,14 @@ class ModelLimits:
         if self.context is not None and total > self.context:
             parts = f"{total} tokens" + (f" ({self.sampled} of them to be sampled)" if self.sampled else "")
             raise UserError(f"{where}: {parts}, but the model's context length is {self.context}. Lower {shorten}.")
+        self.check_vocabulary(ids, where)
+
+    def check_vocabulary(self, ids: Sequence[int], where: str) -> None:
+        """Check token ids.
+
+        Raises:
+            UserError: The model has no embedding for one of them.
+        """
         if ids and max(ids) >= self.vocabulary:
             raise UserError(
                 f"{where}: the tokenizer gives token {max(ids)}, but the model has only {self.vocabulary} embeddings. "

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.artefacts import open_source
-from rlhf_lightning.bounds import check_number
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.masked import masked_mean, whiten
@@ -20,6 +19,7 @@ from rlhf_lightning.models.building import base_dtype, save_adapter, save_full
 from rlhf_lightning.models.limits import load_limits
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.ppo.advantages import gae
+from rlhf_lightning.ppo.bounds import check_bounds
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch, explained_variance
 from rlhf_lightning.ppo.kl import kl_k1
 from rlhf_lightning.ppo.loop import PPOFitLoop
@@ -87,23 +87,6 @@ class PPOModule(StageModule):
             seed: By default `seed_everything`.
             trust_remote_code: Run code that comes with the model. Only for authors you trust.
         """
-        for name, whole in (
-            ("num_minibatches", num_minibatches),
-            ("ppo_epochs", ppo_epochs),
-            ("scoring_batch_size", scoring_batch_size),
-        ):
-            check_number(f"model.init_args.{name}", whole, at_least=1)
-        for name, weight in (
-            ("value_lr", value_lr),
-            ("kl_coef", kl_coef),
-            ("value_coef", value_coef),
-            ("missing_eos_penalty", missing_eos_penalty),
-        ):
-            check_number(f"model.init_args.{name}", weight, at_least=0)
-        check_number("model.init_args.clip_range", clip_range, above=0)
-        check_number("model.init_args.value_clip_range", value_clip_range, above=0)
-        check_number("model.init_args.gamma", gamma, at_least=0, at_most=1)
-        check_number("model.init_args.gae_lambda", gae_lambda, at_least=0, at_most=1)
         source = open_source(policy_from, POLICY_KEY, expect=("sft", "ppo"))
         self.reward_source = open_source(reward_from, REWARD_KEY, expect=("reward",))
         settings = StageSettings(lora, optimizer, schedule, pad_token, "{prompt}", None, seed, trust_remote_code)
@@ -114,8 +97,6 @@ class PPOModule(StageModule):
             self.template.tokenizer,
             load_tokenizer(self.reward_source.tokenizer, pad_token, REWARD_KEY, trust_remote_code),
         )
-        reward_limits = load_limits(self.reward_source.model, REWARD_KEY, trust_remote_code)
-        self.limits = self.limits.both(reward_limits, sampling.max_response_tokens)
         self.value_lr = value_lr
         self.sampling = sampling
         self.num_minibatches, self.ppo_epochs = num_minibatches, ppo_epochs
@@ -123,6 +104,9 @@ class PPOModule(StageModule):
         self.clip_range, self.value_clip_range, self.value_coef = clip_range, value_clip_range, value_coef
         self.gamma, self.gae_lambda = gamma, gae_lambda
         self.scoring_batch_size = scoring_batch_size
+        check_bounds(self)
+        reward_limits = load_limits(self.reward_source.model, REWARD_KEY, trust_remote_code)
+        self.limits = self.limits.both(reward_limits, sampling.max_response_tokens)
         self.samples = SampleTable(self)
 
     # -- set-up -------------------------------------------------------------------------------------------

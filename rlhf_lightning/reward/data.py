@@ -121,7 +121,8 @@ class RankingDataModule(StageDataModule):
         if not self.limits.prompt_fits(prompt_ids, f"{row.file}:{row.line}"):
             return None
         responses = [self._response(row, i) for i in range(len(row.responses))]
-        self.check_row(prompt_ids + max(responses, key=len), row)
+        for response in responses:
+            self.check_row(prompt_ids + response, row)
         return RankedPrompt(prompt_ids, responses, list(row.ranks))
 
     def _response(self, row: Ranking, index: int) -> list[int]:
