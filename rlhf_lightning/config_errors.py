@@ -42,6 +42,7 @@ def _expectation(reasons: list[str]) -> str:
 
 
 def _phrase(key: str, reason: str, class_name: str | None, message: str) -> str:
+    reason = re.sub(r"Group '(\w+)' does not accept option '(\w+)'", r"Option '\1.\2' is not accepted", reason)
     unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([^\s=]+)", reason)
     if unknown and class_name:
         option = unknown.group(1) or unknown.group(2)
