@@ -97,7 +97,7 @@ def merge_into(lm: Any, source: Source, key: str) -> Any:
             raise ValueError(f"{len(different)} tensors do not match, first: {different[0]}")
         wrapped.load_state_dict(named, strict=False)
     except (ValueError, RuntimeError) as error:  # PEFT's and torch's, whose message is many lines long
-        reason = " ".join(str(error).split())[:250]
+        reason = " ".join(str(error).split())[:250].strip()
         raise UserError(f"{key}: the adapter in {source.adapter} does not fit {source.model}: {reason}") from error
     return wrapped.merge_and_unload()  # type: ignore[operator]
 
@@ -111,7 +111,7 @@ def build_head(source: Source, hidden_size: int, seed: int, key: str) -> ScalarH
         try:
             head.load_state_dict(load_head(source, key))
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:250]
+            reason = " ".join(str(error).split())[:250].strip()
             directory = source.adapter or source.model
             raise UserError(f"{key}: the scalar head in {directory} does not fit its model: {reason}") from error
     return head
