@@ -31,6 +31,12 @@ DAMAGED_SFT: list[tuple[str, Damage, list[str]]] = [
     ("base gone", fields(INFO, base_name="/gone/model"), ["base model", "'/gone/model'", "Restore it or train again"]),
     ("base gone, relative", fields(INFO, base_name="configs/gone"), ["base model", "'configs/gone'", "Restore it"]),
     ("base changed", fields(INFO, base_fingerprint="0" * 64), ["another base model", "found", "Restore that model"]),
+    ("no tokenizer", without("*token*"), ["has no tokenizer", "Copy the model's own"]),
+    ("no tokenizer.json", without("tokenizer.json"), ["cannot load a tokenizer", "restore"]),
+    ("tokenizer.json cut", cut("tokenizer.json"), ["cannot load a tokenizer"]),
+    ("no tokenizer_config.json", without("tokenizer_config.json"), ["has no EOS token", "tokenizer_config.json"]),
+]
+DAMAGED_ADAPTER: list[tuple[str, Damage, list[str]]] = [
     ("adapter cut", cut(ADAPTER), ["cannot read the adapter"]),
     ("adapter missing", without(ADAPTER), ["cannot read the adapter", ADAPTER]),
     ("adapter pickled", pickled(ADAPTER, "adapter_model.bin"), ["cannot read the adapter", ADAPTER]),
@@ -40,10 +46,6 @@ DAMAGED_SFT: list[tuple[str, Damage, list[str]]] = [
     ("another rank", fields(CONFIG, r=3), ["does not fit", "(4, 64)", "(3, 64)"]),
     ("other target modules", fields(CONFIG, target_modules=["nope"]), ["does not fit", "nope"]),
     ("not LoRA", fields(CONFIG, peft_type="IA3"), ["IA3", "only LoRA"]),
-    ("no tokenizer", without("*token*"), ["has no tokenizer", "Copy the model's own"]),
-    ("no tokenizer.json", without("tokenizer.json"), ["cannot load a tokenizer", "restore"]),
-    ("tokenizer.json cut", cut("tokenizer.json"), ["cannot load a tokenizer"]),
-    ("no tokenizer_config.json", without("tokenizer_config.json"), ["has no EOS token", "tokenizer_config.json"]),
 ]
 
 
@@ -59,11 +61,14 @@ def test_damaged_sft_artefact(
     refused: Refusal, tiny: TinyRuns, tmp_path: Path, damage: Damage, parts: list[str]
 ) -> None:
     name = damaged(tiny, tmp_path, "sft", damage)
-    for stage, key, extra in (
-        ("reward", "init_from", ()),
-        ("reward", "init_from", FULL),
-        ("ppo", "policy_from", ()),
-    ):
+    refused("reward", "--model.init_args.init_from", name, parts=["model.init_args.init_from", name, *parts])
+
+
+@pytest.mark.parametrize(("damage", "parts"), [pytest.param(*c[1:], id=c[0]) for c in DAMAGED_ADAPTER])
+def test_damaged_adapter(refused: Refusal, tiny: TinyRuns, tmp_path: Path, damage: Damage, parts: list[str]) -> None:
+    """Adapters are continued, merged before full fine-tuning, or stand beside others: each reads them differently."""
+    name = damaged(tiny, tmp_path, "sft", damage)
+    for stage, key, extra in (("reward", "init_from", ()), ("reward", "init_from", FULL), ("ppo", "policy_from", ())):
         expected = [part for part in parts if not (extra and part.startswith("("))]  # torch words its own shapes
         refused(stage, f"--model.init_args.{key}", name, *extra, parts=[f"model.init_args.{key}", name, *expected])
 

@@ -82,7 +82,11 @@ def test_key(refused: Refusal, overlay: Callable[[bytes], str], stage: str, text
 def test_file(refused: Refusal, overlay: Callable[[bytes], str], text: bytes, parts: list[str]) -> None:
     name = overlay(text)
     refused("sft", "--config", name, parts=["--config", name, *parts])
-    refused("sft", f"--config={name}", parts=[name, *parts])
+
+
+def test_file_given_after_an_equals_sign(refused: Refusal, overlay: Callable[[bytes], str]) -> None:
+    name = overlay(b"trainer: {")
+    refused("sft", f"--config={name}", parts=["--config", name, "broken YAML"])
 
 
 def test_file_that_is_a_directory(refused: Refusal, tmp_path: Path) -> None:
