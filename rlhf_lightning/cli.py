@@ -140,7 +140,7 @@ def main(args: list[str] | None = None) -> int:
                 "prog": "python -m rlhf_lightning",
                 "description": "InstructGPT's three stages. Try `fit --config configs/tiny/sft.yaml`.",
                 "exit_on_error": False,
-                **{name: {"exit_on_error": False} for name in ("fit", "validate", "test", "predict")},
+                **{name: {"exit_on_error": False} for name in StageCLI.subcommands()},
             },
             args=args,
         )

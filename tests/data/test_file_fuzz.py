@@ -55,10 +55,14 @@ def attempt(kind: type[Row], name: str, content: bytes, skip: bool = False) -> l
         try:
             rows: list[Row] = load(kind, str(path), KEY, "skip" if skip else "error").rows
         except UserError as error:
-            assert str(error).startswith(KEY)
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
-            return None
+            message = str(error)
+        else:
+            message = ""
+    if message:
+        assert message.startswith(KEY)
+        assert str(path) in message
+        assert "\n" not in message
+        return None
     assert rows
     assert all(isinstance(row, kind) and row.line >= 1 for row in rows)
     return rows
