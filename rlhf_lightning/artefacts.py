@@ -146,8 +146,12 @@ def read_info(directory: Path, key: str) -> StageInfo:
     """
     try:
         info = StageInfo(**json.loads((directory / STAGE_FILE).read_text()))
-    except (TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise UserError(f"{key}: {directory / STAGE_FILE} is damaged or of another version: {error}") from error
+    texts = ("stage", "base_model", "base_name", "base_fingerprint", "prompt_format")
+    wrong = [name for name in texts if not isinstance(getattr(info, name), str)]
+    if wrong or not isinstance(info.lora, bool):
+        raise UserError(f"{key}: {directory / STAGE_FILE} is damaged: {(wrong or ['lora'])[0]!r} has a wrong type.")
     if info.stage not in STAGES:
         raise UserError(f"{key}: {directory / STAGE_FILE} names an unknown stage {info.stage!r}.")
     return info
@@ -159,8 +163,14 @@ def write_info(directory: Path, info: StageInfo) -> None:
 
 
 def _check_base(info: StageInfo, name: str, key: str) -> str:
-    base = resolve(info.base_name, key)
-    found = fingerprint(base)
+    try:
+        base = resolve(info.base_name, key)
+        found = fingerprint(base)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{key}: ")
+        raise UserError(
+            f"{key}: the base model of the adapter in {name!r} cannot be opened: {reason} Restore it or train again."
+        ) from error
     if found != info.base_fingerprint:
         raise UserError(
             f"{key}: the adapter in {name!r} was trained on another base model than {info.base_name!r} is now "

@@ -10,13 +10,16 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from rlhf_lightning.artefacts import STAGE_FILE
+from rlhf_lightning.bounds import check_number
 from rlhf_lightning.callbacks import check_writable
-from rlhf_lightning.config_errors import explain
+from rlhf_lightning.config_checks import check_files, check_settings, check_trainer
+from rlhf_lightning.config_errors import explain, one_line
 from rlhf_lightning.datamodule import StageDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.identity import FLAG
@@ -30,7 +33,17 @@ class FinishedRun(Exception):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the resolved configuration as `config.yaml` in the run directory."""
+    """Saves the resolved configuration as `config.yaml` in the run directory when training is about to begin.
+
+    Not in `setup`, as stock Lightning does: a start that is refused must not replace an earlier run's file.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        pass
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         path = Path(trainer.default_root_dir) / "config.yaml"
@@ -51,6 +64,16 @@ class StageCLI(LightningCLI):
             default=False,
             help="Let --ckpt_path go on with another configuration or other data than the checkpoint's.",
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        check_files(args)
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        seed = config.seed_everything
+        if not isinstance(seed, bool):
+            check_number("seed_everything", seed, at_least=0, below=2**32)
+        check_trainer(config.trainer)
+        check_settings(config)
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand != "fit":
@@ -81,7 +104,21 @@ class StageCLI(LightningCLI):
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         if config.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks = [*callbacks, checkpoint_callback(root)]
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"trainer: {one_line(str(error))}") from error
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        wanted, found = self.model.stage, getattr(self.datamodule, "stage", self.model.stage)
+        if found != wanted:
+            raise UserError(
+                f"data.class_path: {type(self.datamodule).__name__} reads rows for the {found} stage, but "
+                f"{type(self.model).__name__} trains the {wanted} stage. Choose a data module of that stage."
+            )
 
     def _parse_ckpt_path(self) -> None:
         """Stock Lightning lets hyper-parameters in a checkpoint override what the user typed; here nothing does."""
@@ -115,7 +152,7 @@ def main(args: list[str] | None = None) -> int:
                 "prog": "python -m rlhf_lightning",
                 "description": "InstructGPT's three stages. Try `fit --config configs/tiny/sft.yaml`.",
                 "exit_on_error": False,
-                **{name: {"exit_on_error": False} for name in ("fit", "validate", "test", "predict")},
+                **{name: {"exit_on_error": False} for name in StageCLI.subcommands()},
             },
             args=args,
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import lightning as L
 import torch
@@ -12,6 +13,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from rlhf_lightning.bounds import check_number
 from rlhf_lightning.data.kinds import Row
 from rlhf_lightning.data.loading import Loaded, load, shared_prompts
 from rlhf_lightning.errors import UserError
@@ -34,16 +36,27 @@ class LoadingSettings:
     batch_size: int
     val_batch_size: int | None
     max_prompt_tokens: int
-    max_response_tokens: int
+    max_response_tokens: int | None
+    """None where the data has no responses."""
     on_bad_row: OnBad
     on_long_prompt: OnLong
     limit: int | None
     num_workers: int
     seed: int | None
 
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "val_batch_size", "max_prompt_tokens", "max_response_tokens", "limit"):
+            check_number(f"data.init_args.{name}", getattr(self, name), at_least=1)
+        check_number("data.init_args.num_workers", self.num_workers, at_least=0)
+
 
 class StageDataModule(L.LightningDataModule):
     """Rows read, validated and turned into tokens in `setup`, so that bad input is reported before training."""
+
+    stage: ClassVar[str]
+    """The stage whose batches it makes."""
+    shorten: ClassVar[str] = "data.init_args.max_prompt_tokens or max_response_tokens"
+    """Keys that make rows shorter, for the message about one that is longer than the model's context."""
 
     def __init__(self, loading: LoadingSettings, arguments: Mapping[str, Any]) -> None:
         """
@@ -54,7 +67,7 @@ class StageDataModule(L.LightningDataModule):
         super().__init__()
         self.arguments = arguments_of(type(self).__init__, arguments)
         self.sources = loading.sources
-        self.limits = LengthLimits(loading.max_prompt_tokens, loading.max_response_tokens, loading.on_long_prompt)
+        self.limits = LengthLimits(loading.max_prompt_tokens, loading.max_response_tokens or 0, loading.on_long_prompt)
         self.on_bad_row, self.limit = loading.on_bad_row, loading.limit
         self.batch_size, self.val_batch_size = loading.batch_size, loading.val_batch_size or loading.batch_size
         self.num_workers = loading.num_workers
@@ -70,6 +83,16 @@ class StageDataModule(L.LightningDataModule):
         module: Any = self.trainer.lightning_module
         template: PromptTemplate = module.template
         return template
+
+    def check_row(self, ids: Sequence[int], row: Row) -> None:
+        """Check that the module's model can read a row.
+
+        Raises:
+            UserError: It is longer than the context, or tokenizer and model do not belong together.
+        """
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        module.limits.check(ids, f"{row.file}:{row.line}", self.shorten)
 
     @property
     def seed(self) -> int:
@@ -184,6 +207,15 @@ def pad(rows: Sequence[Sequence[Any]], value: Any, left: bool = False) -> Tensor
     return torch.tensor(filled)
 
 
+@contextmanager
+def naming(row: Row) -> Iterator[None]:
+    """Puts file and row before what the template says about a row's text."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{row.file}:{row.line}: {error}") from error
+
+
 class LengthLimits:
     """Applies token limits to rows and counts what it changed, to say so once."""
 
@@ -195,8 +227,10 @@ class LengthLimits:
         """Whether a prompt is short enough.
 
         Raises:
-            UserError: It is not, and the user did not ask to drop such rows.
+            UserError: It is not, and the user did not ask to drop such rows; or it has no tokens at all.
         """
+        if not ids:
+            raise UserError(f"{where}: the tokenizer makes no tokens of the prompt; delete the row or repair its text.")
         if len(ids) <= self.max_prompt:
             return True
         if self.on_long_prompt == "error":

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from rlhf_lightning.bounds import check_number
 from rlhf_lightning.masked import position_ids
 
 
@@ -23,6 +24,12 @@ class SamplingSettings:
     """Divides the logits; 0 takes the most likely token."""
     batch_size: int = 64
     """Prompts decoded together; limits memory, changes no result but by rounding."""
+
+    def __post_init__(self) -> None:
+        key = "model.init_args.sampling"
+        check_number(f"{key}.max_response_tokens", self.max_response_tokens, at_least=1)
+        check_number(f"{key}.temperature", self.temperature, at_least=0)
+        check_number(f"{key}.batch_size", self.batch_size, at_least=1)
 
 
 @dataclass(frozen=True)

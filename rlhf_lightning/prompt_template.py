@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from rlhf_lightning.data.kinds import Message, PromptLike
 from rlhf_lightning.errors import UserError
+
+_TEMPLATE_KEY = "model.init_args.chat_template"
+_PROBE = "What does a cat eat?"
 
 
 class PromptTemplate:
@@ -25,7 +30,7 @@ class PromptTemplate:
                 "{prompt}".
 
         Raises:
-            UserError: No EOS token, or `prompt_format` without "{prompt}".
+            UserError: No EOS token, `prompt_format` without "{prompt}", or a chat template that leaves out prompts.
         """
         if tokenizer.eos_token_id is None:
             raise UserError(
@@ -37,16 +42,18 @@ class PromptTemplate:
         self.tokenizer = tokenizer
         self.prompt_format = prompt_format
         self.eos_id: int = tokenizer.eos_token_id
+        if tokenizer.chat_template is not None and _PROBE not in self._render((Message("user", _PROBE),)):
+            raise UserError(f"{_TEMPLATE_KEY}: the chat template leaves the prompt out; it must write every message.")
 
     def encode_prompt(self, prompt: PromptLike) -> list[int]:
-        """Token ids of a prompt up to the point where the response begins."""
+        """Token ids of a prompt up to the point where the response begins.
+
+        Raises:
+            UserError: The chat template does not take it.
+        """
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(self.prompt_format.replace("{prompt}", plain_text(prompt)))["input_ids"])
-        messages = as_messages(prompt)
-        text = self.tokenizer.apply_chat_template(
-            [{"role": m.role, "content": m.content} for m in messages], tokenize=False, add_generation_prompt=True
-        )
-        return self._encode_text(text)
+        return self._encode_text(self._render(as_messages(prompt)))
 
     def encode_response(self, response: str) -> list[int]:
         """Token ids of a whole response, EOS included."""
@@ -77,6 +84,19 @@ class PromptTemplate:
     def decode(self, response_ids: Sequence[int]) -> str:
         """Text of a response without special tokens and surrounding white space."""
         return str(self.tokenizer.decode(response_ids, skip_special_tokens=True)).strip()
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        chat = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            # Broken syntax, an undefined name, or the template's own refusal, e.g. of a system message.
+            roles = ", ".join(m.role for m in messages)
+            reason = str(error).split("\n")[0][:150]
+            raise UserError(
+                f"{_TEMPLATE_KEY}: the chat template cannot render a conversation of {roles} ({reason}). "
+                "Correct the template, or change the conversation."
+            ) from error
 
     def _encode_text(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

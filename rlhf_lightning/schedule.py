@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from rlhf_lightning.bounds import check_number
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -24,6 +26,15 @@ class OptimizerSettings:
     """0: adapters start at the model we want to stay near."""
     max_skipped_steps: int = 10
     """Steps without a finite gradient are skipped; more than this in a row end the run."""
+
+    def __post_init__(self) -> None:
+        key = "model.init_args.optimizer"
+        check_number(f"{key}.lr", self.lr, at_least=0)
+        check_number(f"{key}.beta1", self.beta1, at_least=0, below=1)
+        check_number(f"{key}.beta2", self.beta2, at_least=0, below=1)
+        check_number(f"{key}.eps", self.eps, above=0)
+        check_number(f"{key}.weight_decay", self.weight_decay, at_least=0)
+        check_number(f"{key}.max_skipped_steps", self.max_skipped_steps, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,12 @@ class ScheduleSettings:
     def needs_length(self) -> bool:
         """Whether the rates depend on how long the run is."""
         return self.name == "cosine" or 0 < self.warmup < 1
+
+    def __post_init__(self) -> None:
+        key = "model.init_args.schedule"
+        check_number(f"{key}.warmup", self.warmup, at_least=0)
+        check_number(f"{key}.warmup_start", self.warmup_start, at_least=0, at_most=1)
+        check_number(f"{key}.final", self.final, at_least=0, at_most=1)
 
 
 def lr_factor(settings: ScheduleSettings, total_steps: float) -> Callable[[int], float]:

@@ -30,6 +30,7 @@ from rlhf_lightning.fitting.loops import StageFitLoop
 from rlhf_lightning.fitting.run_state import RunState
 from rlhf_lightning.fitting.stopping import StopOnRequest
 from rlhf_lightning.models.backbone import load_tokenizer
+from rlhf_lightning.models.limits import load_limits
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.sources import fingerprint
 from rlhf_lightning.prompt_template import PromptTemplate
@@ -91,10 +92,12 @@ class StageModule(L.LightningModule):
         self.trust_remote_code = settings.trust_remote_code
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if settings.seed is None else settings.seed
         tokenizer = load_tokenizer(source.tokenizer, settings.pad_token, source_key, self.trust_remote_code)
+        self.limits = load_limits(source.model, source_key, self.trust_remote_code)
         if settings.chat_template is not None:
             tokenizer.chat_template = settings.chat_template
         inherited = source.info.prompt_format if source.info else settings.prompt_format
         self.template = PromptTemplate(tokenizer, inherited)
+        self.limits.check_vocabulary([tokenizer.pad_token_id, tokenizer.eos_token_id], f"{source_key}: {source.name!r}")
 
     def configure_model(self) -> None:
         if self._built:

@@ -48,6 +48,7 @@ class Panel:
         reward: Source | None = None,
         dtype: torch.dtype = torch.bfloat16,
         device: str = "cpu",
+        trust_remote_code: bool = False,
     ) -> None:
         """
         Args:
@@ -56,16 +57,18 @@ class Panel:
             reward: A reward artefact, to score responses.
             dtype: Precision of the weights.
             device: Where to compute.
+            trust_remote_code: Run code that comes with a model. Only for authors you trust.
         """
         self.reference = reference
         self._bases: dict[str, Backbone] = {}
         self._places: dict[str, tuple[Backbone, str | None]] = {}
-        self._dtype, self._device = dtype, device
+        self._dtype, self._device, self._trust = dtype, device, trust_remote_code
         for name, source in models.items():
             self._place(name, source)
         first = models[reference]
         prompt_format = first.info.prompt_format if first.info else "{prompt}\n\n"
-        self.template = PromptTemplate(load_tokenizer(first.tokenizer), prompt_format)
+        tokenizer = load_tokenizer(first.tokenizer, trust_remote_code=trust_remote_code)
+        self.template = PromptTemplate(tokenizer, prompt_format)
         self._head = None
         if reward is not None:
             self._place(REWARD, reward)
@@ -73,7 +76,8 @@ class Panel:
 
     def _place(self, name: str, source: Source) -> None:
         if source.model not in self._bases:
-            self._bases[source.model] = Backbone(load_causal_lm(source.model, self._dtype, name).to(self._device))
+            lm = load_causal_lm(source.model, self._dtype, name, self._trust)
+            self._bases[source.model] = Backbone(lm.to(self._device))
         base = self._bases[source.model]
         if source.adapter:
             attach_adapter(base, name, source, LoraSettings(), name, trainable=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from transformers import DynamicCache
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.masked import position_ids
+from rlhf_lightning.models.load_errors import brief, missing_tensors, remedy
 
 
 def load_tokenizer(
@@ -29,12 +32,20 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
+    if Path(name).is_dir() and not any(Path(name).glob("*token*")) and not any(Path(name).glob("vocab*")):
+        raise UserError(f"{key}: {name!r} has no tokenizer (tokenizer.json and others). Copy the model's own there.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises half a dozen types for "not there"
-        raise UserError(f"{key}: cannot load a tokenizer from {name!r}: {_first_line(error)}") from error
+        raise UserError(f"{key}: cannot load a tokenizer from {name!r}: {brief(error)}. {remedy(name)}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{key}: the tokenizer of {name!r} has no EOS token, so a model could never say that it has finished. "
+            "Set eos_token in its tokenizer_config.json."
+        )
     free = [t for t in tokenizer.all_special_tokens if t != tokenizer.eos_token]
-    hint = f"Set model.init_args.pad_token to an existing token that is never written, such as {free[:4]}."
+    such = f", such as {free[:4]}" if free else ""
+    hint = f"Set model.init_args.pad_token to an existing token that is never written{such}."
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise UserError(f"model.init_args.pad_token: {pad_token!r} is not in the vocabulary of {name!r}. {hint}")
@@ -60,11 +71,20 @@ def load_causal_lm(
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
     except Exception as error:
-        raise UserError(f"{key}: cannot load a causal LM from {name!r}: {_first_line(error)}") from error
+        raise UserError(f"{key}: cannot load a causal LM from {name!r}: {brief(error)}. {remedy(name)}") from error
+    if missing := missing_tensors(model, loading, name):  # transformers would draw them at random
+        raise UserError(
+            f"{key}: the weights in {name!r} lack {len(missing)} tensors that its config.json asks for, such as "
+            f"{missing[0]}. Restore the files of one model."
+        )
     model.eval()
     _check_plain_logits(model, name, key)
     return model
@@ -79,10 +99,6 @@ def _check_plain_logits(model: Any, name: str, key: str) -> None:
         raise UserError(
             f"{key}: {name!r} transforms its logits after the unembedding (a scale or soft cap); unsupported."
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 class Backbone(nn.Module):
@@ -118,7 +134,7 @@ class Backbone(nn.Module):
         """Add a LoRA adapter that changes nothing yet (B = 0).
 
         Raises:
-            UserError: `target_modules` matches no layer.
+            ValueError: `target_modules` matches no layer.
         """
         before = {n: p.requires_grad for n, p in self.named_parameters()}
         try:
@@ -126,8 +142,9 @@ class Backbone(nn.Module):
                 self._peft[0].add_adapter(name, config)
             else:
                 self._peft.append(get_peft_model(self.lm, config, adapter_name=name))
-        except ValueError as error:
-            raise UserError(f"model.init_args.lora.target_modules: {_first_line(error)}") from error
+        except (ValueError, re.error) as error:
+            endings = sorted({n.rpartition(".")[2] for n, m in self.lm.named_modules() if isinstance(m, nn.Linear)})
+            raise ValueError(f"{brief(error)}. The model's layers: {', '.join(endings[:12])}.") from error
         self._layers = {n: m for n, m in self.lm.named_modules() if isinstance(m, LoraLayer)}
         for n, p in self.named_parameters():
             p.requires_grad_(before.get(n, trainable and f".{name}." in n and ".lora_" in n))

@@ -62,15 +62,25 @@ def attach_adapter(
         UserError: The artefact's tensors do not fit the model.
     """
     if source.adapter is None:
-        backbone.add_adapter(name, lora.peft_config(), trainable)
+        try:
+            backbone.add_adapter(name, lora.peft_config(), trainable)
+        except ValueError as error:
+            raise UserError(f"model.init_args.lora.target_modules: {error}") from error
         return
     config, tensors, _ = load_adapter_tensors(source, key)
+    _require_lora(config, source, key)
     config = replace(config, modules_to_save=None, task_type=None, inference_mode=False, lora_dropout=lora.dropout)
-    backbone.add_adapter(name, config, trainable)
     try:
+        backbone.add_adapter(name, config, trainable)
         backbone.load_adapter_state(name, tensors)
     except ValueError as error:
         raise UserError(f"{key}: the adapter in {source.adapter} does not fit {source.model}: {error}") from error
+
+
+def _require_lora(config: Any, source: Source, key: str) -> None:
+    if not isinstance(config, LoraConfig):
+        kind = getattr(config, "peft_type", "unknown")
+        raise UserError(f"{key}: the adapter in {source.adapter} is of type {kind}; only LoRA can be continued.")
 
 
 def merge_into(lm: Any, source: Source, key: str) -> Any:
@@ -78,12 +88,17 @@ def merge_into(lm: Any, source: Source, key: str) -> Any:
     from peft import get_peft_model
 
     config, tensors, _ = load_adapter_tensors(source, key)
-    wrapped = get_peft_model(lm, replace(config, modules_to_save=None, task_type=None), adapter_name=ADAPTER)
+    _require_lora(config, source, key)
     named = {k.replace(".weight", f".{ADAPTER}.weight"): v for k, v in tensors.items()}
-    missing = named.keys() - dict(wrapped.named_parameters()).keys()
-    if missing:
-        raise UserError(f"{key}: the adapter in {source.adapter} does not fit {source.model}: {sorted(missing)[0]}")
-    wrapped.load_state_dict(named, strict=False)
+    try:
+        wrapped = get_peft_model(lm, replace(config, modules_to_save=None, task_type=None), adapter_name=ADAPTER)
+        own = {n for n, _ in wrapped.named_parameters() if ".lora_" in n}
+        if different := sorted(own ^ named.keys()):
+            raise ValueError(f"{len(different)} tensors do not match, first: {different[0]}")
+        wrapped.load_state_dict(named, strict=False)
+    except (ValueError, RuntimeError) as error:  # PEFT's and torch's, whose message is many lines long
+        reason = " ".join(str(error).split())[:250].strip()
+        raise UserError(f"{key}: the adapter in {source.adapter} does not fit {source.model}: {reason}") from error
     return wrapped.merge_and_unload()  # type: ignore[operator]
 
 
@@ -93,7 +108,12 @@ def build_head(source: Source, hidden_size: int, seed: int, key: str) -> ScalarH
         torch.manual_seed(seed)
         head = ScalarHead(hidden_size)
     if source.is_reward_model:
-        head.load_state_dict(load_head(source, key))
+        try:
+            head.load_state_dict(load_head(source, key))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:250].strip()
+            directory = source.adapter or source.model
+            raise UserError(f"{key}: the scalar head in {directory} does not fit its model: {reason}") from error
     return head
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from peft import LoraConfig
 
+from rlhf_lightning.bounds import check_number
+
 
 @dataclass(frozen=True)
 class LoraSettings:
@@ -19,6 +21,12 @@ class LoraSettings:
     """Dropout before the update in SFT and reward training; PPO is always without."""
     target_modules: str | list[str] = "all-linear"
     """Layers to adapt: "all-linear", a regular expression, or a list of name endings."""
+
+    def __post_init__(self) -> None:
+        key = "model.init_args.lora"
+        check_number(f"{key}.rank", self.rank, at_least=1)
+        check_number(f"{key}.alpha", self.alpha, above=0)
+        check_number(f"{key}.dropout", self.dropout, at_least=0, below=1)
 
     def peft_config(self) -> LoraConfig:
         """The same settings as PEFT wants them."""

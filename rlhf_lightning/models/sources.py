@@ -14,6 +14,10 @@ from rlhf_lightning.errors import UserError
 EMBEDDED = "embedded:"
 """Prefix of models that come with a package: "embedded:smollm2-135m-instruct" and "embedded:tiny"."""
 
+# Not every suffix: "Qwen2.5-0.5B" has one too.
+_FILE_EXTENSIONS = {".bin", ".ckpt", ".gz", ".json", ".jsonl", ".onnx", ".pt", ".pth", ".safetensors", ".tar", ".txt"}
+_FILE_EXTENSIONS |= {".yaml", ".yml", ".zip"}
+
 
 def cache_directory() -> Path:
     """Where converted models are kept: $RLHF_LIGHTNING_CACHE, or the user's cache directory."""
@@ -50,7 +54,15 @@ def resolve(name: str, key: str = "model.init_args.base_model") -> str:
         if not (path / "config.json").is_file():
             raise UserError(f"{key}: {name!r} is not a transformers model directory (it has no config.json).")
         return str(path)
+    if _looks_local(name):
+        raise UserError(f"{key}: there is no model at {name!r} (looked in {os.getcwd()}). Check the path.")
     return name
+
+
+def _looks_local(name: str) -> bool:
+    """Whether a name that could be the Hub's is a mistyped path; asking the Hub takes half a minute when offline."""
+    first, slash, _ = name.partition("/")
+    return (bool(slash) and Path(first).is_dir()) or Path(name).suffix.lower() in _FILE_EXTENSIONS
 
 
 def fingerprint(directory: str | Path) -> str:
@@ -127,16 +139,28 @@ def _build_once(name: str, write: object) -> Path:
     target = cache_directory() / name
     if (target / "config.json").is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}-"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}-"))
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to the cache directory {str(target.parent)!r}: {error.strerror}. "
+            "Set $RLHF_LIGHTNING_CACHE to a directory that can be written."
+        ) from error
     try:
         write(temporary)
-        try:
-            temporary.rename(target)
-        except OSError:
-            # Another process finished first; its copy is as good.
-            if not (target / "config.json").is_file():
-                raise
+        _put(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def _put(temporary: Path, target: Path) -> None:
+    try:
+        temporary.rename(target)
+    except OSError:
+        if (target / "config.json").is_file():
+            return  # another process finished first; its copy is as good
+        # What is left there is not whole (somebody cleaned up by hand): it is ours, and made again.
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)

@@ -17,8 +17,10 @@ from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.masked import whiten
 from rlhf_lightning.models.backbone import load_tokenizer
 from rlhf_lightning.models.building import base_dtype, save_adapter, save_full
+from rlhf_lightning.models.limits import load_limits
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.ppo.advantages import gae
+from rlhf_lightning.ppo.bounds import check_bounds
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch, explained_variance
 from rlhf_lightning.ppo.kl import kl_k1
 from rlhf_lightning.ppo.loop import PPOFitLoop
@@ -106,6 +108,9 @@ class PPOModule(StageModule):
         self.clip_range, self.value_clip_range, self.value_coef = clip_range, value_clip_range, value_coef
         self.gamma, self.gae_lambda = gamma, gae_lambda
         self.scoring_batch_size = scoring_batch_size
+        check_bounds(self)
+        reward_limits = load_limits(self.reward_source.model, REWARD_KEY, trust_remote_code)
+        self.limits = self.limits.both(reward_limits, sampling.max_response_tokens)
         self.samples = SampleTable(self)
         self.update_metrics = UpdateMetrics(clip_range)
         self.run_state.register(

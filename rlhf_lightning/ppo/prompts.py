@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from rlhf_lightning.data.kinds import Prompt
-from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, pad
+from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming, pad
 from rlhf_lightning.prompt_template import plain_text
 from rlhf_lightning.seeding import generator
 
@@ -98,6 +98,9 @@ class PromptStream:
 class PromptDataModule(StageDataModule):
     """Prompts for PPO. One Lightning epoch is one iteration, and takes `batch_size` prompts."""
 
+    stage: ClassVar[str] = "ppo"
+    shorten: ClassVar[str] = "data.init_args.max_prompt_tokens or model.init_args.sampling.max_response_tokens"
+
     def __init__(
         self,
         train: str | list[str],
@@ -130,7 +133,7 @@ class PromptDataModule(StageDataModule):
             batch_size,
             val_batch_size,
             max_prompt_tokens,
-            0,
+            None,
             on_bad_row,
             on_long_prompt,
             limit,
@@ -144,9 +147,12 @@ class PromptDataModule(StageDataModule):
             self.items[split] = self.read(split, Prompt, self._tokenize)
 
     def _tokenize(self, row: Prompt) -> PromptItem | None:
-        ids = self.template.encode_prompt(row.prompt)
-        fits = self.limits.prompt_fits(ids, f"{row.file}:{row.line}")
-        return PromptItem(ids, plain_text(row.prompt)) if fits else None
+        with naming(row):
+            ids = self.template.encode_prompt(row.prompt)
+        if not self.limits.prompt_fits(ids, f"{row.file}:{row.line}"):
+            return None
+        self.check_row(ids, row)
+        return PromptItem(ids, plain_text(row.prompt))
 
     def train_dataloader(self) -> PromptStream:
         return PromptStream(self.items["train"], self.batch_size, self.seed, self.template.tokenizer.pad_token_id)

@@ -152,13 +152,13 @@ def check_same_tokenizer(policy: Source, reward: Source, policy_tokenizer: objec
     """
     if policy_tokenizer.get_vocab() != reward_tokenizer.get_vocab():  # type: ignore[attr-defined]
         raise UserError(
-            f"{REWARD_KEY}: the reward model's tokenizer ({reward.name!r}) differs from the policy's "
-            f"({policy.name!r}). Train the reward model from the same base model."
+            f"{REWARD_KEY}: the reward model's tokenizer ({reward.tokenizer}) differs from the policy's "
+            f"({policy.tokenizer}). Train the reward model from the same base model."
         )
     if policy_tokenizer.chat_template != reward_tokenizer.chat_template:  # type: ignore[attr-defined]
         raise UserError(
-            f"{REWARD_KEY}: the reward model ({reward.name!r}) was trained with another chat template than the policy "
-            f"({policy.name!r}), so it would score prompts it cannot read. Train it with init_from the SFT model."
+            f"{REWARD_KEY}: the reward model ({reward.tokenizer}) was trained with another chat template than the "
+            f"policy ({policy.tokenizer}), so it cannot read its prompts. Train it with init_from the SFT model."
         )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from rlhf_lightning.data.kinds import Demonstration, Ranking
-from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, pad
+from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming, pad
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ def collate(rows: Sequence[RankedPrompt], pad_id: int) -> RankingBatch:
 class RankingDataModule(StageDataModule):
     """Rankings (or pairs) for the reward model, and the demonstrations its scores are centred on."""
 
+    stage: ClassVar[str] = "reward"
+
     def __init__(
         self,
         train: str | list[str],
@@ -135,10 +137,14 @@ class RankingDataModule(StageDataModule):
                 self.items[split] = self.read(split, Ranking, self._tokenize)
 
     def _tokenize(self, row: Ranking) -> RankedPrompt | None:
-        prompt_ids = self.template.encode_prompt(row.prompt)
+        with naming(row):
+            prompt_ids = self.template.encode_prompt(row.prompt)
         if not self.limits.prompt_fits(prompt_ids, f"{row.file}:{row.line}"):
             return None
-        return RankedPrompt(prompt_ids, [self._response(row, i) for i in range(len(row.responses))], list(row.ranks))
+        responses = [self._response(row, i) for i in range(len(row.responses))]
+        for response in responses:
+            self.check_row(prompt_ids + response, row)
+        return RankedPrompt(prompt_ids, responses, list(row.ranks))
 
     def _response(self, row: Ranking, index: int) -> list[int]:
         ids = self.limits.cut_response(self.template.encode_response(row.responses[index]))
@@ -148,11 +154,13 @@ class RankingDataModule(StageDataModule):
         return ids[:-1] if unfinished and ids[-1] == self.template.eos_id else ids
 
     def _tokenize_demonstration(self, row: Demonstration) -> RankedPrompt | None:
-        prompt_ids = self.template.encode_prompt(row.messages[:-1])
+        with naming(row):
+            prompt_ids = self.template.encode_prompt(row.messages[:-1])
         if not self.limits.prompt_fits(prompt_ids, f"{row.file}:{row.line}"):
             return None
-        response = self.template.encode_response(row.messages[-1].content)
-        return RankedPrompt(prompt_ids, [self.limits.cut_response(response)], [1])
+        response = self.limits.cut_response(self.template.encode_response(row.messages[-1].content))
+        self.check_row(prompt_ids + response, row)
+        return RankedPrompt(prompt_ids, [response], [1])
 
     def centering_batches(self) -> list[RankingBatch]:
         """Batches of the (prompt, response) pairs whose mean score becomes 0."""

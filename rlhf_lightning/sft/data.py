@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from rlhf_lightning.data.kinds import Demonstration
-from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule
+from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming
 from rlhf_lightning.sft.packing import SFTBatch, SFTExample, collate, pack
 
 
 class DemonstrationDataModule(StageDataModule):
     """Demonstrations (`prompt`/`response`, or chat `messages`) for supervised fine-tuning."""
+
+    stage: ClassVar[str] = "sft"
 
     def __init__(
         self,
@@ -66,11 +70,13 @@ class DemonstrationDataModule(StageDataModule):
             self.items[split] = pack(examples, self.max_tokens) if self.packing else [[e] for e in examples]
 
     def _tokenize(self, row: Demonstration) -> SFTExample | None:
-        ids, is_response = self.template.encode_conversation(row.messages)
+        with naming(row):
+            ids, is_response = self.template.encode_conversation(row.messages)
         first = is_response.index(True)
         if not self.limits.prompt_fits(ids[:first], f"{row.file}:{row.line}"):
             return None
         end = first + len(self.limits.cut_response(ids[first:]))
+        self.check_row(ids[:end], row)
         return SFTExample(ids[:end], is_response[:end])
 
     def collate(self, items: list[list[SFTExample]]) -> SFTBatch:

@@ -41,13 +41,13 @@ CHANGES = [
 def test_a_changed_run_is_refused(
     tiny: TinyRuns, halfway: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, ...], named: str
 ) -> None:
-    args = tiny.args("ppo", "refused", "--ckpt_path", str(halfway), *change)
+    args = tiny.args("ppo", "another_run", "--ckpt_path", str(halfway), *change)
     assert main(args) == 1
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1
     assert named in error[0]
     assert "--resume_with_changes true" in error[0]
-    assert not (tiny.root / "refused" / "lightning").exists()
+    assert not (tiny.root / "another_run" / "lightning").exists()
 
 
 def test_a_change_can_be_allowed(tiny: TinyRuns, halfway: Path, capsys: pytest.CaptureFixture[str]) -> None:

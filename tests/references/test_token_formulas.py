@@ -243,5 +243,5 @@ def test_schedule(name: Any, warmup: float, start: float, final: float, total: i
 def test_which_schedules_need_the_length_of_the_run(name: Any, warmup: float, needed: bool) -> None:
     settings = ScheduleSettings(name, warmup=warmup)
     assert settings.needs_length == needed
-    rates = [[lr_factor(settings, total)(step) for step in range(6)] for total in (8, 80)]
+    rates = [[lr_factor(settings, total)(step) for step in range(9)] for total in (8, 80)]
     assert (rates[0] != rates[1]) == needed

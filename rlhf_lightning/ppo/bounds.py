@@ -1,0 +1,29 @@
+"""The ranges of PPO's numbers."""
+
+from __future__ import annotations
+
+from rlhf_lightning.bounds import check_number
+
+_BOUNDS: dict[str, dict[str, float]] = {
+    "num_minibatches": {"at_least": 1},
+    "ppo_epochs": {"at_least": 1},
+    "scoring_batch_size": {"at_least": 1},
+    "value_lr": {"at_least": 0},
+    "kl_coef": {"at_least": 0},
+    "value_coef": {"at_least": 0},
+    "missing_eos_penalty": {"at_least": 0},
+    "clip_range": {"above": 0},
+    "value_clip_range": {"above": 0},
+    "gamma": {"at_least": 0, "at_most": 1},
+    "gae_lambda": {"at_least": 0, "at_most": 1},
+}
+
+
+def check_bounds(module: object) -> None:
+    """Check the numbers a PPO module was given.
+
+    Raises:
+        UserError: One is out of its range.
+    """
+    for name, bounds in _BOUNDS.items():
+        check_number(f"model.init_args.{name}", getattr(module, name), **bounds)

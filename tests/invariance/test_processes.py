@@ -1,0 +1,53 @@
+"""Two processes (gloo) make the steps of one, in every stage, through the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.resume.chains import Bench, Scenario
+from tests.resume.comparison import scalars, weights
+from tests.resume.kill_server import KillServer
+
+WEIGHTS = 1e-5
+"""Absolute, on weights of about 0.1 that move by about 0.05: float32 sums in another order."""
+SCALARS = 1e-4
+"""Relative."""
+SMOOTH = ("--model.init_args.optimizer.eps", "1e-3")
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp_fork")
+NOT_SUMS = {"val/score_std"}
+"""A mean over validation batches of their standard deviations; two processes have other batches."""
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    root = tmp_path_factory.mktemp("processes")
+    with KillServer(root / "log.txt") as server:
+        bench = Bench(root, server)
+        bench.stages()
+        yield bench
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("accumulate", ["1", "2"])
+def test_two_processes_make_the_steps_of_one(bench: Bench, stage: str, accumulate: str) -> None:
+    share = () if stage == "ppo" else ("--data.init_args.batch_size", "2")  # of a process; PPO's is of all of them
+    common = (*SMOOTH, "--trainer.accumulate_grad_batches", accumulate)
+    one = Scenario(f"{stage}-1-{accumulate}", stage, common)
+    two = Scenario(f"{stage}-2-{accumulate}", stage, (*common, *TWO, *share))
+    bench.finish(one, one.name)
+    bench.finish(two, two.name)
+    assert_close(bench.root / one.name, bench.root / two.name)
+
+
+def assert_close(run: Path, other: Path) -> None:
+    one, two = weights(run), weights(other)
+    assert one.keys() == two.keys()
+    apart = {name: float((one[name] - two[name]).abs().max()) for name in one}
+    assert max(apart.values()) < WEIGHTS, max(apart, key=lambda n: apart[n])
+    a, b = scalars(run), scalars(other)
+    assert a.keys() == b.keys()
+    wrong = [k for k in a if abs(a[k] - b[k]) > SCALARS * max(1.0, abs(a[k])) and k[0] not in NOT_SUMS]
+    assert not wrong, [(k, a[k], b[k]) for k in wrong[:5]]
