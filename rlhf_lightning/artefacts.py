@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.directory_checks import check_adapter, check_artefact, check_model, read_json
 from rlhf_lightning.models.sources import fingerprint, resolve
 
 STAGE_FILE = "stage.json"
@@ -122,8 +123,11 @@ def open_source(name: str, key: str, expect: tuple[str, ...] | None = None) -> S
     if expect is not None and info.stage not in expect:
         wanted = " or ".join(STAGES[s] for s in expect)
         raise UserError(f"{key}: {name!r} is {STAGES[info.stage]}, but {wanted} is wanted here.")
+    check_artefact(path, key)
     if not info.lora:
+        check_model(path, key)
         return Source(str(path), str(path), info, None, str(path))
+    check_adapter(path, ADAPTER_FILE, key)
     return Source(_check_base(info, name, key), info.base_name, info, path, str(path))
 
 
@@ -134,8 +138,8 @@ def read_info(directory: Path, key: str) -> StageInfo:
         UserError: It is not what this project writes.
     """
     try:
-        info = StageInfo(**json.loads((directory / STAGE_FILE).read_text()))
-    except (TypeError, ValueError) as error:
+        info = StageInfo(**read_json(directory / STAGE_FILE, key))
+    except TypeError as error:
         raise UserError(f"{key}: {directory / STAGE_FILE} is damaged or of another version: {error}") from error
     if info.stage not in STAGES:
         raise UserError(f"{key}: {directory / STAGE_FILE} names an unknown stage {info.stage!r}.")
@@ -164,14 +168,13 @@ def load_adapter_tensors(source: Source, key: str) -> tuple[Any, dict[str, Tenso
     Raises:
         UserError: The files are missing or damaged; pickled weights are never read.
     """
-    from peft import LoraConfig
+    from rlhf_lightning.models.lora_config import read_lora_config
 
     assert source.adapter is not None
-    file = source.adapter / ADAPTER_FILE
+    config = read_lora_config(source.adapter, key)
     try:
-        config = LoraConfig.from_pretrained(str(source.adapter))
-        tensors = load_file(file)
-    except Exception as error:  # safetensors, json and PEFT each have their own
+        tensors = load_file(source.adapter / ADAPTER_FILE)
+    except Exception as error:
         raise UserError(f"{key}: cannot read the adapter in {source.adapter}: {error}") from error
     lora = {k: v for k, v in tensors.items() if ".lora_" in k}
     return config, lora, {k: v for k, v in tensors.items() if k not in lora}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from rlhf_lightning.data.kinds import Message, PromptLike
 from rlhf_lightning.errors import UserError
 
@@ -39,13 +41,20 @@ class PromptTemplate:
         self.eos_id: int = tokenizer.eos_token_id
 
     def encode_prompt(self, prompt: PromptLike) -> list[int]:
-        """Token ids of a prompt up to the point where the response begins."""
+        """Token ids of a prompt up to the point where the response begins.
+
+        Raises:
+            UserError: The chat template is broken, does more than a template may, or does not take these roles.
+        """
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(self.prompt_format.replace("{prompt}", plain_text(prompt)))["input_ids"])
         messages = as_messages(prompt)
-        text = self.tokenizer.apply_chat_template(
-            [{"role": m.role, "content": m.content} for m in messages], tokenize=False, add_generation_prompt=True
-        )
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:  # transformers renders in jinja's immutable sandbox: a template cannot reach files or Python objects
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            roles = ", ".join(m.role for m in messages)
+            raise UserError(f"The chat template cannot render a prompt of {roles}: {error}") from error
         return self._encode_text(text)
 
     def encode_response(self, response: str) -> list[int]:

@@ -32,7 +32,7 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises half a dozen types for "not there"
-        raise UserError(f"{key}: cannot load a tokenizer from {name!r}: {_first_line(error)}") from error
+        raise UserError(f"{key}: cannot load a tokenizer from {name!r}: {_why(error)}") from error
     free = [t for t in tokenizer.all_special_tokens if t != tokenizer.eos_token]
     hint = f"Set model.init_args.pad_token to an existing token that is never written, such as {free[:4]}."
     if pad_token is not None:
@@ -64,7 +64,7 @@ def load_causal_lm(
             name, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
         )
     except Exception as error:
-        raise UserError(f"{key}: cannot load a causal LM from {name!r}: {_first_line(error)}") from error
+        raise UserError(f"{key}: cannot load a causal LM from {name!r}: {_why(error)}") from error
     model.eval()
     _check_plain_logits(model, name, key)
     return model
@@ -79,6 +79,16 @@ def _check_plain_logits(model: Any, name: str, key: str) -> None:
         raise UserError(
             f"{key}: {name!r} transforms its logits after the unembedding (a scale or soft cap); unsupported."
         )
+
+
+def _why(error: Exception) -> str:
+    """What is wrong, and for a model that brings its own code what to do about it."""
+    if "trust_remote_code" not in str(error):
+        return _first_line(error)
+    return (
+        "it needs Python code that comes with it, which is not run unasked. If you trust its author, set "
+        "model.init_args.trust_remote_code to true."
+    )
 
 
 def _first_line(error: Exception) -> str:
