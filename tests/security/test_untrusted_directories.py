@@ -315,3 +315,15 @@ def test_an_adapter_is_read_as_before(artefact: Path) -> None:
     assert (config.r, config.lora_alpha, config.task_type) == (16, 32.0, "CAUSAL_LM")
     assert len(tensors) == 28
     assert rest == {}
+
+
+def test_a_checkpoint_is_read_without_running_it(tmp_path: Path, proof: Path) -> None:
+    import torch
+
+    from rlhf_lightning.cli import main
+
+    torch.save({"state_dict": {}, "callbacks": Trap(proof)}, tmp_path / "evil.ckpt")
+    args = ["fit", "--config", "configs/tiny/sft.yaml", "--trainer.default_root_dir", str(tmp_path / "run")]
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+        main([*args, "--ckpt_path", str(tmp_path / "evil.ckpt")])
+    assert not proof.exists()
