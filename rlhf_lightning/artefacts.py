@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.directory_checks import check_adapter, check_artefact, check_model, read_json
 from rlhf_lightning.models.sources import fingerprint, resolve
 
 STAGE_FILE = "stage.json"
@@ -123,8 +124,11 @@ def open_source(name: str, key: str, expect: tuple[str, ...] | None = None) -> S
     if expect is not None and info.stage not in expect:
         wanted = " or ".join(STAGES[s] for s in expect)
         raise UserError(f"{key}: {name!r} is {STAGES[info.stage]}, but {wanted} is wanted here.")
+    check_artefact(path, key)
     if not info.lora:
+        check_model(path, key)
         return Source(str(path), str(path), info, None, str(path))
+    check_adapter(path, ADAPTER_FILE, key)
     return Source(_check_base(info, name, key), info.base_name, info, path, str(path))
 
 
@@ -145,7 +149,7 @@ def read_info(directory: Path, key: str) -> StageInfo:
         UserError: It is not what this project writes.
     """
     try:
-        info = StageInfo(**json.loads((directory / STAGE_FILE).read_text()))
+        info = StageInfo(**read_json(directory / STAGE_FILE, key))
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"{key}: {directory / STAGE_FILE} is damaged or of another version: {error}") from error
     texts = ("stage", "base_model", "base_name", "base_fingerprint", "prompt_format")
@@ -185,14 +189,13 @@ def load_adapter_tensors(source: Source, key: str) -> tuple[Any, dict[str, Tenso
     Raises:
         UserError: The files are missing or damaged; pickled weights are never read.
     """
-    from peft import LoraConfig
+    from rlhf_lightning.models.lora_config import read_lora_config
 
     assert source.adapter is not None
-    file = source.adapter / ADAPTER_FILE
+    config = read_lora_config(source.adapter, key)
     try:
-        config = LoraConfig.from_pretrained(str(source.adapter))
-        tensors = load_file(file)
-    except Exception as error:  # safetensors, json and PEFT each have their own
+        tensors = load_file(source.adapter / ADAPTER_FILE)
+    except Exception as error:
         raise UserError(f"{key}: cannot read the adapter in {source.adapter}: {error}") from error
     lora = {k: v for k, v in tensors.items() if ".lora_" in k}
     return config, lora, {k: v for k, v in tensors.items() if k not in lora}

@@ -14,15 +14,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from rlhf_lightning.bounds import check_number
+from rlhf_lightning.data.item_store import ItemStore, Storable
 from rlhf_lightning.data.kinds import Row
-from rlhf_lightning.data.loading import Loaded, load, shared_prompts
+from rlhf_lightning.data.loading import RowStream
+from rlhf_lightning.data.openings import Openings
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.identity import arguments_of
 from rlhf_lightning.fitting.training_stream import ResumableSampler, TrainingStream
 from rlhf_lightning.prompt_template import PromptTemplate
 
 T = TypeVar("T", bound=Row)
-Item = TypeVar("Item")
+Item = TypeVar("Item", bound=Storable)
 OnBad = Literal["error", "skip"]
 OnLong = Literal["error", "drop"]
 
@@ -72,9 +74,9 @@ class StageDataModule(L.LightningDataModule):
         self.batch_size, self.val_batch_size = loading.batch_size, loading.val_batch_size or loading.batch_size
         self.num_workers = loading.num_workers
         self._seed = loading.seed
-        self.items: dict[str, list[Any]] = {}
+        self.items: dict[str, Sequence[Any]] = {}
         self._provenance: dict[str, Any] = {}
-        self._rows: dict[str, list[Any]] = {}
+        self._openings: dict[str, Openings] = {}
 
     @property
     def template(self) -> PromptTemplate:
@@ -105,34 +107,47 @@ class StageDataModule(L.LightningDataModule):
         """Which rows were read, for `stage.json`."""
         return self._provenance
 
-    def read(self, name: str, kind: type[T], tokenize: Callable[[T], Item | None]) -> list[Item]:
-        """Read, check and tokenize the rows of a split, say what was left out, and note where they came from.
+    def read(self, name: str, kind: type[T], item: type[Item], tokenize: Callable[[T], Item | None]) -> ItemStore[Item]:
+        """Read, check and tokenize the rows of a split one by one, and note where they came from.
+
+        Args:
+            name: The split.
+            kind: What its rows are.
+            item: What `tokenize` makes of a row.
+            tokenize: None leaves the row out.
 
         Raises:
             UserError: A broken row, a prompt over the limit, or no rows left.
         """
         key, files = f"data.init_args.{name}", self.sources[name]
         assert files is not None
-        loaded = load(kind, files, key, self.on_bad_row, self.limit)
-        items = [item for row in loaded.rows if (item := tokenize(row)) is not None]
+        stream = RowStream(kind, files, key, self.on_bad_row, self.limit)
+        items = ItemStore(item, self._tokenized(name, stream, tokenize))
         self.limits.report(name)
         require_rows(items, key)
-        self._record(name, files, loaded, len(items))
+        self._record(name, files, stream, len(items))
         return items
+
+    def _tokenized(self, name: str, rows: RowStream[T], tokenize: Callable[[T], Item | None]) -> Iterator[Item]:
+        compared = name in ("train", "val") and self.sources.get("val") is not None
+        for row in rows:
+            if compared:
+                self._openings.setdefault(name, Openings()).add(row)
+            if (item := tokenize(row)) is not None:
+                yield item
 
     def unread(self) -> list[str]:
         """Splits that have files and have not been read yet."""
         return [name for name, files in self.sources.items() if files is not None and name not in self.items]
 
-    def _record(self, name: str, files: str | Sequence[str], loaded: Loaded[Any], kept: int) -> None:
+    def _record(self, name: str, files: str | Sequence[str], stream: RowStream[Any], kept: int) -> None:
         self._provenance[name] = {
             "files": [files] if isinstance(files, str) else list(files),
             "rows": kept,
-            "skipped": len(loaded.skipped),
-            "fingerprint": loaded.fingerprint,
+            "skipped": stream.skipped,
+            "fingerprint": stream.fingerprint,
         }
-        self._rows[name] = loaded.rows
-        if name == "val" and (shared := shared_prompts(self._rows["train"], loaded.rows)):
+        if name == "val" and (shared := self._openings.pop("train").shared_with(self._openings.pop("val"))):
             print(f"data.init_args.val: {shared} of its prompts are training prompts too; val/ metrics will flatter.")
 
     def collate(self, items: list[Any]) -> Any:

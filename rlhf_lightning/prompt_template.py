@@ -87,7 +87,7 @@ class PromptTemplate:
 
     def _render(self, messages: Sequence[Message]) -> str:
         chat = [{"role": m.role, "content": m.content} for m in messages]
-        try:
+        try:  # in jinja's immutable sandbox: a template cannot reach files or Python objects
             return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             # Broken syntax, an undefined name, or the template's own refusal, e.g. of a system message.

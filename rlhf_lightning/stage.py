@@ -127,10 +127,9 @@ class StageModule(L.LightningModule):
     # -- resuming -----------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        if stage != "fit":
-            return
-        self.fit_loop_class.attach(self.trainer)
         self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if stage == "fit":
+            self.fit_loop_class.attach(self.trainer)
 
     @property
     def _fit_loop(self) -> StageFitLoop:

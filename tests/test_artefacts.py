@@ -219,7 +219,7 @@ def test_without_demonstrations_the_best_responses_stand_in(jsonl: Callable[...,
 
     data.items["train"] = [RankedPrompt([5], [[6, 2], [7, 2]], [2, 1])]
     data.collate = lambda rows: rows  # type: ignore[assignment, method-assign]
-    assert data.centering_batches()[0][0].responses == [[7, 2]]  # type: ignore[index]
+    assert next(data.centering_batches())[0].responses == [[7, 2]]  # type: ignore[index]
 
 
 import lightning as L  # noqa: E402

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
 
-from rlhf_lightning.data.kinds import Demonstration, Message, Prompt, PromptLike, Ranking, Row, Text
+from rlhf_lightning.data.kinds import Demonstration, Message, Prompt, Ranking, Row, Text
 from rlhf_lightning.data.parsing import parse_demonstration, parse_prompt_row, parse_text_row
 from rlhf_lightning.data.rankings import parse_ranking
 from rlhf_lightning.data.reading import read_items
@@ -30,15 +30,98 @@ _COUNT_AHEAD = 10_000
 """Rows looked at after the first bad one, to say how many more there are; a few seconds at most."""
 
 
+_KEPT_MESSAGES = 100
+"""Messages about skipped rows that are kept; all are counted."""
+
+
+class RowStream(Generic[T]):
+    """Checked rows of a source, one at a time; the totals are whole once the rows have been gone through.
+
+    Example:
+        >>> for row in RowStream(Prompt, "prompts.jsonl", "data.init_args.train"):  # doctest: +SKIP
+        ...     print(row.prompt)
+    """
+
+    def __init__(
+        self,
+        kind: type[T],
+        source: str | Sequence[str],
+        key: str,
+        on_bad_row: Literal["error", "skip"] = "error",
+        limit: int | None = None,
+    ) -> None:
+        """
+        Args:
+            kind: `Demonstration`, `Ranking`, `Prompt` or `Text`.
+            source: Paths, globs or Hub names; see `read_items`.
+            key: Configuration key to blame, e.g. "data.init_args.train".
+            on_bad_row: "error" stops at the first bad row; "skip" leaves bad rows out and warns once, with their
+                number. A file that is damaged as a whole (missing, cut off) is an error in both.
+            limit: Stop after this many good rows.
+
+        Raises:
+            UserError: The limit is below 1.
+        """
+        if limit is not None and limit < 1:
+            parent = key.rpartition(".")[0]
+            raise UserError(f"{parent}.limit: is {limit}; give at least 1, or leave it out.".lstrip("."))
+        self._kind, self._source, self._key = kind, source, key
+        self._on_bad_row, self._limit = on_bad_row, limit
+        self._digest = hashlib.sha256()
+        self.rows = 0
+        """Good rows so far."""
+        self.skipped = 0
+        """Bad rows left out so far."""
+        self.messages: list[str] = []
+        """What is wrong with the first 100 of them."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of the rows so far, in order; where they were read from does not matter."""
+        return self._digest.hexdigest()
+
+    def __iter__(self) -> Iterator[T]:
+        """
+        Raises:
+            UserError: A source or row is broken, or no rows are left.
+        """
+        items = _parse(self._kind, self._source, self._key)
+        for item in items:
+            if not isinstance(item, UserError):
+                self.rows += 1
+                self._digest.update(_content(item))
+                yield item
+            elif self._on_bad_row == "skip":
+                self._skip(str(item))
+            else:
+                raise UserError(f"{item}{_count_more(items)}") from item
+            if self.rows == self._limit:
+                break
+        self._finish()
+
+    def _skip(self, message: str) -> None:
+        self.skipped += 1
+        if len(self.messages) < _KEPT_MESSAGES:
+            self.messages.append(message)
+
+    def _finish(self) -> None:
+        if not self.rows:
+            raise UserError(f"{self._key}: none of {self.skipped} rows can be used. The first: {self.messages[0]}")
+        if self.skipped:
+            total = self.rows + self.skipped
+            first = f"left out {self.skipped} bad rows of {total}. The first: {self.messages[0]}"
+            warnings.warn(f"{self._key}: {first}", stacklevel=3)
+
+
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
     """What a source gave."""
 
     rows: list[T]
     skipped: list[str]
-    """One message for each bad row that was left out."""
+    """Messages about the bad rows that were left out, the first 100."""
     fingerprint: str
-    """SHA-256 over the content of `rows` in order; where they were read from does not matter."""
+    """As `RowStream.fingerprint`."""
 
 
 def load(
@@ -48,42 +131,14 @@ def load(
     on_bad_row: Literal["error", "skip"] = "error",
     limit: int | None = None,
 ) -> Loaded[T]:
-    """Read and check every row of a source.
-
-    Args:
-        kind: `Demonstration`, `Ranking`, `Prompt` or `Text`.
-        source: Paths, globs or Hub names; see `read_items`.
-        key: Configuration key to blame, e.g. "data.init_args.train".
-        on_bad_row: "error" stops at the first bad row; "skip" leaves bad rows out and warns once, with their
-            number. A file that is damaged as a whole (missing, cut off) is an error in both.
-        limit: Stop after this many good rows.
-
-    Raises:
-        UserError: A source or row is broken, or no rows are left.
+    """All rows of a source at once, for data that fits into memory; arguments and errors as for `RowStream`.
 
     Example:
         >>> load(Prompt, "prompts.jsonl", "data.init_args.train").rows[0].prompt  # doctest: +SKIP
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"{key.rpartition('.')[0]}.limit: is {limit}; give at least 1, or leave it out.".lstrip("."))
-    skipped: list[str] = []
-    rows: list[T] = []
-    items = _parse(kind, source, key)
-    for item in items:
-        if not isinstance(item, UserError):
-            rows.append(item)
-        elif on_bad_row == "skip":
-            skipped.append(str(item))
-        else:
-            raise UserError(f"{item}{_count_more(items)}") from item
-        if len(rows) == limit:
-            break
-    if not rows:
-        raise UserError(f"{key}: none of {len(skipped)} rows can be used. The first: {skipped[0]}")
-    if skipped:
-        total = len(rows) + len(skipped)
-        warnings.warn(f"{key}: left out {len(skipped)} bad rows of {total}. The first: {skipped[0]}", stacklevel=2)
-    return Loaded(rows, skipped, _fingerprint(rows))
+    stream = RowStream(kind, source, key, on_bad_row, limit)
+    rows = list(stream)
+    return Loaded(rows, stream.messages, stream.fingerprint)
 
 
 def _parse(kind: type[T], source: str | Sequence[str], key: str) -> Iterator[T | UserError]:
@@ -113,35 +168,12 @@ def _count_more(items: Iterator[Row | UserError]) -> str:
     return f" (and {at_least}{bad} more bad row{'s' if bad > 1 else ''})"
 
 
-def _fingerprint(rows: Iterable[Row]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        content = {name: value for name, value in vars(row).items() if name not in _NOT_CONTENT}
-        line = json.dumps([type(row).__name__, content], sort_keys=True, default=_plain)
-        digest.update(line.encode("ascii") + b"\n")
-    return digest.hexdigest()
+def _content(row: Row) -> bytes:
+    content = {name: value for name, value in vars(row).items() if name not in _NOT_CONTENT}
+    line = json.dumps([type(row).__name__, content], sort_keys=True, default=_plain)
+    return line.encode("ascii") + b"\n"
 
 
 def _plain(value: object) -> object:
     # Whatever else a parquet column may hold (dates, bytes) has a text that says what it is.
     return vars(value) if isinstance(value, Message) else repr(value)
-
-
-def shared_prompts(train: Iterable[Row], val: Iterable[Row]) -> int:
-    """How many different prompts of `val` also occur in `train`.
-
-    Surrounding white space does not make prompts different, nor does a string instead of one user message.
-    Conversations are compared up to their first assistant turn, pretraining texts whole.
-    """
-    return len({_opening(row) for row in train} & {_opening(row) for row in val})
-
-
-def _opening(row: Row) -> tuple[tuple[str, str], ...]:
-    prompt: PromptLike = row.text if isinstance(row, Text) else ""
-    if isinstance(row, Demonstration):
-        first = next(i for i, m in enumerate(row.messages) if m.role == "assistant")
-        prompt = row.messages[:first]
-    elif isinstance(row, Ranking | Prompt):
-        prompt = row.prompt
-    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    return tuple((m.role, m.content.strip()) for m in messages)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import glob
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from rlhf_lightning.data.records import Record, place
 from rlhf_lightning.data.text_lines import numbered_lines
@@ -15,6 +13,10 @@ from rlhf_lightning.errors import UserError
 _LONGEST_CELL = 16 * 2**20
 """Characters. The csv module's own limit, 131072, is less than a long text; without any limit one stray quote
 would take the rest of the file into memory."""
+_PARQUET_BUFFER = 2**20
+"""Bytes read at a time of each column, instead of all of it in a row group."""
+_PARQUET_BATCH = 64
+"""Rows made into Python objects at a time."""
 
 
 def read_csv(path: str, key: str) -> Iterator[Record | UserError]:
@@ -63,17 +65,20 @@ def _check_header(header: list[str], path: str, key: str) -> None:
 
 
 def read_parquet(path: str, key: str) -> Iterator[Record | UserError]:
-    """Rows of a parquet file, streamed.
+    """Rows of a parquet file, a few at a time.
+
+    Not through `datasets`: it holds several row groups at once, and a file may be a single one.
 
     Raises:
-        UserError: `datasets` cannot read it.
+        UserError: pyarrow cannot read it.
     """
 
-    def load(datasets: Any) -> Iterable[dict[str, object]]:
-        # `data_files` are patterns, so a name with brackets must be escaped.
-        return datasets.load_dataset(  # type: ignore[no-any-return]
-            "parquet", data_files=[glob.escape(path)], split="train", streaming=True
-        )
+    def load() -> Iterable[dict[str, object]]:
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(path, buffer_size=_PARQUET_BUFFER) as file:
+            for batch in file.iter_batches(_PARQUET_BATCH, use_threads=False):
+                yield from batch.to_pylist()
 
     return _rows(load, path, key, "Is it really a parquet file, and complete?")
 
@@ -86,7 +91,11 @@ def read_hub(name: str, key: str) -> Iterator[Record | UserError]:
     """
     repository, split = name.rsplit(":", 1)
 
-    def load(datasets: Any) -> Iterable[dict[str, object]]:
+    def load() -> Iterable[dict[str, object]]:
+        import datasets  # here, because it takes more than a second and most runs read JSON lines
+
+        # It logs what it is about to raise; the user gets one message, ours.
+        logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
         return datasets.load_dataset(repository, split=split, streaming=True)  # type: ignore[no-any-return]
 
     fix = "There is no local file of that name either. Check the name, the split and the network."
@@ -94,15 +103,11 @@ def read_hub(name: str, key: str) -> Iterator[Record | UserError]:
 
 
 def _rows(
-    load: Callable[[Any], Iterable[dict[str, object]]], name: str, key: str, fix: str
+    load: Callable[[], Iterable[dict[str, object]]], name: str, key: str, fix: str
 ) -> Iterator[Record | UserError]:
     number = 0
     try:
-        import datasets  # here, because it takes more than a second and most runs read JSON lines
-
-        # It logs what it is about to raise; the user gets one message, ours.
-        logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
-        for fields in load(datasets):
+        for fields in load():
             number += 1
             yield Record(dict(fields), name, number, key, "row")
     # `datasets` lets through errors of pyarrow, fsspec, the Hub client and its own, without a common base.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import pickle
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             try:
                 torch.load(temporary, weights_only=True, mmap=True, map_location="cpu")
-            except pickle.UnpicklingError as error:
+            except UnpicklingError as error:
                 raise UserError(
                     f"{target} was not written, because it could not be read again: {str(error).splitlines()[0]} "
                     "A callback or registered state must give plain Python values and tensors only."
@@ -56,7 +56,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             )
         try:
             loaded: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
-        except pickle.UnpicklingError as error:
+        except UnpicklingError as error:
             raise UserError(
                 f"--ckpt_path: {file} holds pickled objects, which could run code when read; it was not read."
             ) from error

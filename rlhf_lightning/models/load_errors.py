@@ -11,6 +11,11 @@ from rlhf_lightning.models.sources import cache_directory
 def brief(error: Exception) -> str:
     """The first line of an error, without its full stop; other libraries' messages can run over pages."""
     text = str(error).strip()
+    if "trust_remote_code" in text:
+        return (
+            "it needs Python code that comes with it, which is not run unasked. If you trust its author, set "
+            "model.init_args.trust_remote_code to true"
+        )
     if "ignore_mismatched_sizes" in text:  # refers to a log that is switched off
         return "the weights do not have the shapes that config.json gives"
     line = text.split("\n")[0].rstrip()

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.directory_checks import check_model
 
 EMBEDDED = "embedded:"
 """Prefix of models that come with a package: "embedded:smollm2-135m-instruct" and "embedded:tiny"."""
@@ -53,6 +54,7 @@ def resolve(name: str, key: str = "model.init_args.base_model") -> str:
         path = path.expanduser()
         if not (path / "config.json").is_file():
             raise UserError(f"{key}: {name!r} is not a transformers model directory (it has no config.json).")
+        check_model(path, key)
         return str(path)
     if _looks_local(name):
         raise UserError(f"{key}: there is no model at {name!r} (looked in {os.getcwd()}). Check the path.")

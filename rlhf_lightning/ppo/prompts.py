@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rlhf_lightning.data.item_store import pack_integers, unpack_integers
 from rlhf_lightning.data.kinds import Prompt
 from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming, pad
 from rlhf_lightning.prompt_template import plain_text
@@ -22,6 +23,15 @@ class PromptItem:
 
     ids: list[int]
     text: str
+
+    def packed(self) -> bytes:
+        """Their number, the ids, and the text as UTF-8."""
+        return pack_integers([len(self.ids)], self.ids) + self.text.encode()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> PromptItem:
+        end = 4 * (1 + unpack_integers(data[:4])[0])
+        return cls(unpack_integers(data[4:end]), data[end:].decode())
 
 
 @dataclass  # not frozen: Lightning rebuilds batches field by field under 16-bit precision
@@ -69,7 +79,7 @@ class PromptStream:
     The batch of an iteration is a function of (seed, iteration), so a resumed run needs no position.
     """
 
-    def __init__(self, items: list[PromptItem], batch_size: int, seed: int, pad_id: int) -> None:
+    def __init__(self, items: Sequence[PromptItem], batch_size: int, seed: int, pad_id: int) -> None:
         self.items, self.batch_size, self.seed, self.pad_id = items, batch_size, seed, pad_id
 
     def rows(self, iteration: int) -> list[int]:
@@ -144,7 +154,7 @@ class PromptDataModule(StageDataModule):
 
     def setup(self, stage: str) -> None:
         for split in self.unread():
-            self.items[split] = self.read(split, Prompt, self._tokenize)
+            self.items[split] = self.read(split, Prompt, PromptItem, self._tokenize)
 
     def _tokenize(self, row: Prompt) -> PromptItem | None:
         with naming(row):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from rlhf_lightning.data.item_store import pack_integers, unpack_integers
 from rlhf_lightning.data.kinds import Demonstration, Ranking
 from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming, pad
 
@@ -20,6 +22,19 @@ class RankedPrompt:
     prompt_ids: list[int]
     responses: list[list[int]]
     ranks: list[int]
+
+    def packed(self) -> bytes:
+        """K, the K ranks, the K lengths, the responses, the prompt."""
+        lengths = [len(r) for r in self.responses]
+        return pack_integers([len(self.ranks)], self.ranks, lengths, *self.responses, self.prompt_ids)
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> RankedPrompt:
+        values = iter(unpack_integers(data))
+        k = next(values)
+        ranks, lengths = list(islice(values, k)), list(islice(values, k))
+        responses = [list(islice(values, n)) for n in lengths]
+        return cls(list(values), responses, ranks)
 
 
 @dataclass  # not frozen: Lightning rebuilds batches field by field under 16-bit precision
@@ -132,9 +147,9 @@ class RankingDataModule(StageDataModule):
     def setup(self, stage: str) -> None:
         for split in self.unread():
             if split == "demonstrations":
-                self.items[split] = self.read(split, Demonstration, self._tokenize_demonstration)
+                self.items[split] = self.read(split, Demonstration, RankedPrompt, self._tokenize_demonstration)
             else:
-                self.items[split] = self.read(split, Ranking, self._tokenize)
+                self.items[split] = self.read(split, Ranking, RankedPrompt, self._tokenize)
 
     def _tokenize(self, row: Ranking) -> RankedPrompt | None:
         with naming(row):
@@ -162,15 +177,17 @@ class RankingDataModule(StageDataModule):
         self.check_row(prompt_ids + response, row)
         return RankedPrompt(prompt_ids, [response], [1])
 
-    def centering_batches(self) -> list[RankingBatch]:
+    def centering_batches(self) -> Iterator[RankingBatch]:
         """Batches of the (prompt, response) pairs whose mean score becomes 0."""
-        rows = self.items.get("demonstrations")
-        if rows is None:
-            rows = [
-                RankedPrompt(r.prompt_ids, [r.responses[r.ranks.index(min(r.ranks))]], [1]) for r in self.items["train"]
-            ]
+        rows = self.items.get("demonstrations", self.items["train"])
         size = 4 * self.val_batch_size
-        return [self.collate(rows[i : i + size]) for i in range(0, len(rows), size)]
+        for start in range(0, len(rows), size):
+            yield self.collate([_best(rows[i]) for i in range(start, min(start + size, len(rows)))])
 
     def collate(self, items: list[RankedPrompt]) -> RankingBatch:
         return collate(items, self.template.tokenizer.pad_token_id)
+
+
+def _best(row: RankedPrompt) -> RankedPrompt:
+    """A prompt with the first of its best responses alone."""
+    return RankedPrompt(row.prompt_ids, [row.responses[row.ranks.index(min(row.ranks))]], [1])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from rlhf_lightning.data.kinds import Demonstration
 from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming
-from rlhf_lightning.sft.packing import SFTBatch, SFTExample, collate, pack
+from rlhf_lightning.sft.packing import PackedRows, SFTBatch, SFTExample, collate, pack, token_counts
 
 
 class DemonstrationDataModule(StageDataModule):
@@ -66,8 +68,9 @@ class DemonstrationDataModule(StageDataModule):
 
     def setup(self, stage: str) -> None:
         for split in self.unread():
-            examples = self.read(split, Demonstration, self._tokenize)
-            self.items[split] = pack(examples, self.max_tokens) if self.packing else [[e] for e in examples]
+            examples = self.read(split, Demonstration, SFTExample, self._tokenize)
+            bins = pack(token_counts(examples), self.max_tokens) if self.packing else np.arange(len(examples))
+            self.items[split] = PackedRows(examples, bins)
 
     def _tokenize(self, row: Demonstration) -> SFTExample | None:
         with naming(row):

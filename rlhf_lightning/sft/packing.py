@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from rlhf_lightning.data.item_store import ItemStore, pack_integers, unpack_integers
 from rlhf_lightning.datamodule import pad
 
 
@@ -18,6 +23,15 @@ class SFTExample:
     ids: list[int]
     is_response: list[bool]
     """True where the token belongs to a response, EOS included: the tokens the loss is on."""
+
+    def packed(self) -> bytes:
+        """One integer a token: the id, or for a token of a response its bitwise complement, which is negative."""
+        return pack_integers([~t if flag else t for t, flag in zip(self.ids, self.is_response, strict=True)])
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> SFTExample:
+        values = unpack_integers(data)
+        return cls([~v if v < 0 else v for v in values], [v < 0 for v in values])
 
 
 @dataclass  # not frozen: Lightning rebuilds batches field by field under 16-bit precision
@@ -73,25 +87,71 @@ class SFTBatch:
         return SFTBatch(self.input_ids[own], self.loss_mask[own], self.segments[own])
 
 
-def pack(examples: Sequence[SFTExample], max_tokens: int) -> list[list[SFTExample]]:
-    """First-fit-decreasing bins of at most `max_tokens`; within 22 % of the fewest rows possible.
+def token_counts(examples: ItemStore[SFTExample]) -> NDArray[np.int64]:
+    """Tokens of each example, [N], without reading them."""
+    return examples.sizes // 4
 
-    >>> examples = [SFTExample([7] * n, [True] * n) for n in (1, 3, 2, 2)]
-    >>> [[len(example.ids) for example in row] for row in pack(examples, 4)]
-    [[3, 1], [2, 2]]
+
+def pack(lengths: NDArray[np.int64], max_tokens: int) -> NDArray[np.int64]:
+    """Best-fit-decreasing bins of at most `max_tokens`; within 22 % of the fewest bins possible.
+
+    Args:
+        lengths: Tokens of each example, [N], each at most `max_tokens`.
+        max_tokens: Tokens that a bin holds.
+
+    Returns:
+        The bin of each example, [N], numbered from 0.
+
+    >>> pack(np.array([1, 3, 2, 2]), 4).tolist()  # 3 + 1 and 2 + 2; the longest are placed first
+    [0, 0, 1, 1]
+    >>> pack(np.array([7, 5, 3]), 10).tolist()  # 3 goes where it leaves least room
+    [0, 1, 0]
     """
-    bins: list[list[SFTExample]] = []
-    room: list[int] = []
-    for example in sorted(examples, key=lambda e: -len(e.ids)):
-        size = len(example.ids)
-        spot = next((i for i, free in enumerate(room) if free >= size), None)
-        if spot is None:
-            bins.append([example])
-            room.append(max_tokens - size)
+    bins = np.empty(len(lengths), dtype=np.int64)
+    with_room = [array("q") for _ in range(max_tokens + 1)]  # bins by the number of tokens they still take
+    rooms = 0  # bit r is set where with_room[r] is not empty: the best fit is the lowest set bit from `size` on
+    count = 0
+    for i in np.argsort(-lengths, kind="stable").tolist():
+        size = int(lengths[i])
+        fitting = rooms >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1
+            bins[i] = with_room[room].pop()
+            if not with_room[room]:
+                rooms ^= 1 << room
         else:
-            bins[spot].append(example)
-            room[spot] -= size
+            room, bins[i], count = max_tokens, count, count + 1
+        with_room[room - size].append(int(bins[i]))
+        rooms |= 1 << (room - size)
     return bins
+
+
+class PackedRows(Sequence[list[SFTExample]]):
+    """Rows of one or several examples each, read when they are asked for."""
+
+    def __init__(self, examples: Sequence[SFTExample], bins: NDArray[np.int64]) -> None:
+        """
+        Args:
+            examples: N examples.
+            bins: The row that each is in, [N]; the rows are 0, 1, ... without gaps.
+        """
+        self._examples = examples
+        self._order = np.argsort(bins, kind="stable")
+        self._ends = np.cumsum(np.bincount(bins))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> list[SFTExample]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[SFTExample]]: ...
+    def __getitem__(self, index: int | slice) -> list[SFTExample] | list[list[SFTExample]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = range(len(self))[index]
+        start = self._ends[row - 1] if row else 0
+        return [self._examples[int(i)] for i in self._order[start : self._ends[row]]]
 
 
 def collate(rows: Sequence[Sequence[SFTExample]], pad_id: int) -> SFTBatch:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from rlhf_lightning.data import loading
-from rlhf_lightning.data.kinds import Demonstration, Message, Prompt, Ranking, Text
-from rlhf_lightning.data.loading import load, shared_prompts
+from rlhf_lightning.data.kinds import Demonstration, Message, Prompt, Ranking, Row, Text
+from rlhf_lightning.data.loading import RowStream, load
+from rlhf_lightning.data.openings import Openings
 from rlhf_lightning.errors import UserError
 
 KEY = "data.init_args.train"
@@ -117,11 +118,33 @@ def test_fingerprint_follows_content_and_order_only(tmp_path: Path) -> None:
 
 
 def test_shared_prompts() -> None:
+    def shared_prompts(train: list[Row], val: list[Row]) -> int:
+        ours, theirs = Openings(), Openings()
+        for row in train:
+            ours.add(row)
+        for row in val:
+            theirs.add(row)
+        return ours.shared_with(theirs)
+
     user, bot = Message("user", "p"), Message("assistant", "a")
-    train = [Prompt("p"), Prompt("q"), Prompt("q")]
+    train: list[Row] = [Prompt("p"), Prompt("q"), Prompt("q")]
     assert shared_prompts(train, [Prompt("r"), Prompt("P")]) == 0
     assert shared_prompts(train, [Prompt(" q\n"), Prompt("r")]) == 1
     assert shared_prompts(train, [Prompt("q"), Prompt("q")]) == 1
     assert shared_prompts(train, [Ranking((user,), ("a", "b"), (1, 2)), Prompt("q")]) == 2
     assert shared_prompts(train, [Demonstration((user, bot, Message("user", "z"), bot))]) == 1
     assert shared_prompts([Text("t")], [Text("t"), Text("u")]) == 1
+
+
+def test_the_fingerprint_of_a_row_never_changes(tmp_path: Path) -> None:
+    """Artefacts remember fingerprints, so another way of reading must give the same ones."""
+    file = prompts(tmp_path / "a.jsonl", "é", [{"role": "user", "content": "q"}])
+    assert load(Prompt, file, KEY).fingerprint == "d2baf97777ae0086fce89f6cfb2d97a890398487a25ef9b1d58a725660cd6b1d"
+
+
+def test_only_the_first_messages_are_kept(tmp_path: Path) -> None:
+    file = prompts(tmp_path / "a.jsonl", "p", *[""] * 150)
+    stream = RowStream(Prompt, file, KEY, on_bad_row="skip")
+    with pytest.warns(UserWarning, match="left out 150 bad rows of 151"):
+        assert [row.prompt for row in stream] == ["p"]
+    assert (stream.rows, stream.skipped, len(stream.messages)) == (1, 150, 100)

@@ -1,4 +1,4 @@
-"""What must not change a PPO iteration: splitting, padding and what stands in it, batch sizes of rollout and scoring."""
+"""What must not change a PPO iteration: splitting, padding and what stands in it, batch sizes of its phases."""
 
 from __future__ import annotations
 
@@ -38,13 +38,26 @@ def more_padding(batch: PromptBatch) -> PromptBatch:
 
 def other_padding(batch: PromptBatch) -> PromptBatch:
     noise = torch.randint_like(batch.prompt_ids, 3, 200)
-    return PromptBatch(torch.where(batch.prompt_mask, batch.prompt_ids, noise), batch.prompt_mask, batch.texts, batch.rows)
+    return PromptBatch(
+        torch.where(batch.prompt_mask, batch.prompt_ids, noise), batch.prompt_mask, batch.texts, batch.rows
+    )
+
+
+def cut(experience: Experience) -> Experience:
+    """Responses of different lengths: the tiny model hardly ever writes EOS."""
+    mask = experience.rollout.response_mask
+    lengths = 1 + torch.arange(len(mask)) % mask.shape[1]
+    mask = mask & (torch.arange(mask.shape[1]) < lengths.unsqueeze(1))
+    numbers = (getattr(experience, name) for name in ("logprobs", "values", "advantages", "returns"))
+    rollout = replace(experience.rollout, response_mask=mask)
+    return Experience(rollout, *(torch.where(mask, x, 0.0) for x in numbers))
 
 
 def poisoned(value: float) -> Any:
     """Every padded slot of what the update reads, floats and tokens."""
 
     def poison(experience: Experience) -> Experience:
+        experience = cut(experience)
         mask, rollout = experience.rollout.response_mask, experience.rollout
         assert not mask.all()
 
@@ -82,8 +95,6 @@ VARIATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], floa
     "decoding three by three": ({"sampling": replace(SAMPLING, batch_size=3)}, {}, {}, REORDERED),
     "more padding on the left": ({}, {"prompts": more_padding}, {}, REORDERED),
     "other padding tokens": ({}, {"prompts": other_padding}, {}, EXACT),
-    "NaN in padded slots": ({}, {"experience": poisoned(float("nan"))}, {}, EXACT),
-    "infinity in padded slots": ({}, {"experience": poisoned(float("-inf"))}, {}, EXACT),
 }
 
 
@@ -95,6 +106,12 @@ def test_an_iteration_does_not_depend_on(
     assert distance(plain, run(tiny, tmp_path, settings, tamper, **trainer)) <= tolerance
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nor_on_what_stands_in_padded_slots(tiny: TinyRuns, tmp_path: Path, value: float) -> None:
+    whole = run(tiny, tmp_path / "whole", {}, {"experience": cut})
+    assert distance(whole, run(tiny, tmp_path, {}, {"experience": poisoned(value)})) == EXACT
+
+
 def test_nor_on_the_order_of_rows_within_a_minibatch(
     tiny: TinyRuns, plain: tuple[Weights, Weights], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +120,7 @@ def test_nor_on_the_order_of_rows_within_a_minibatch(
     assert distance(plain, run(tiny, tmp_path, {}, {})) <= REORDERED
 
 
-@pytest.mark.parametrize("change", [{"kl_coef": 0.11}, {"missing_eos_penalty": 1.1}, {"gae_lambda": 0.9}])
+@pytest.mark.parametrize("change", [{"kl_coef": 0.5}, {"missing_eos_penalty": 1.1}, {"gae_lambda": 0.9}])
 def test_but_on_its_settings(
     tiny: TinyRuns, plain: tuple[Weights, Weights], tmp_path: Path, change: dict[str, float]
 ) -> None:

@@ -135,6 +135,8 @@ LOGPROBS = table(
     ),
 )
 
+PACK = "rlhf_lightning/sft/packing.py::rlhf_lightning.sft.packing.pack"
+BINS = "tests/sft/test_packing.py::test_bins_hold_everything_once_and_fit"
 WEIGHT = "tests/sft/test_packing.py::test_a_batch_weighs_its_targets_and_falls_apart_into_rows"
 
 PACKING = table(
@@ -158,16 +160,15 @@ PACKING = table(
     ("prompts are targets", "[flag and i > 0 for", "[i > 0 for", "test_sft_loss"),
     ("padding is a target", "pad(targets, False)", "pad(targets, True)", "test_sft_loss"),
     ("first example counts as padding", "enumerate(row, 1)", "enumerate(row)", "test_packed_rows"),
-    ("rows overflow", "room[spot] -= size", "room[spot] -= size - 1", "test_packed_rows"),
+    ("rows overflow", "1 << (room - size)", "1 << room", "test_packed_rows"),
+    ("a new row for each", "        if fitting:\n", "        if False:\n", PACK),
+    ("most room first", "(fitting & -fitting).bit_length()", "fitting.bit_length()", PACK),
+    ("shortest first", "np.argsort(-lengths", "np.argsort(lengths", PACK),
+    ("rows in another order", "np.argsort(bins, kind", "np.argsort(-bins, kind", BINS),
+    ("rows begin at 0", "self._ends[row - 1] if row else 0", "0", BINS),
+    ("one row too many", "return len(self._ends)", "return len(self._ends) + 1", BINS),
     ("prompts weigh too", "float(self.loss_mask[:, 1:].sum())", "float(self.loss_mask.numel())", WEIGHT),
     ("rows up to one", "slice(index, index + 1)", "slice(0, index + 1)", WEIGHT),
-    ("full rows are not used", "free >= size", "free > size", "test_packed_rows"),
-    (
-        "shortest first",
-        "key=lambda e: -len(e.ids)",
-        "key=lambda e: len(e.ids)",
-        "rlhf_lightning/sft/packing.py::rlhf_lightning.sft.packing.pack",
-    ),
 )
 
 LENGTH = "test_which_schedules_need_the_length_of_the_run"

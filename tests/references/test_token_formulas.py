@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -20,7 +21,7 @@ from rlhf_lightning.logprobs import token_logprobs
 from rlhf_lightning.masked import last_valid_index, position_ids
 from rlhf_lightning.schedule import ScheduleSettings, lr_factor
 from rlhf_lightning.sft.module import SFTModule
-from rlhf_lightning.sft.packing import SFTExample, collate, pack
+from rlhf_lightning.sft.packing import PackedRows, SFTExample, collate, pack
 from tests.references import token_formulas as formulas
 from tests.references.agreement import FLOAT32, fast
 
@@ -136,12 +137,16 @@ EXAMPLES = st.lists(
 )
 
 
+def packed_rows(examples: list[SFTExample], limit: int) -> list[list[SFTExample]]:
+    return list(PackedRows(examples, pack(np.array([len(e.ids) for e in examples]), limit)))
+
+
 @fast
 @given(EXAMPLES, SEED, st.booleans())
 def test_sft_loss(drawn: list[list[tuple[int, bool]]], seed: int, packed: bool) -> None:
     """The sum of the module's token losses over the tokens of a step, one example a row and packed."""
     examples = [SFTExample([t for t, _ in row], [flag for _, flag in row]) for row in drawn]
-    rows = pack(examples, 8) if packed else [[e] for e in examples]
+    rows = packed_rows(examples, 8) if packed else [[e] for e in examples]
     batch = collate(rows, pad_id=3)
     table = torch.full((*batch.input_ids.shape, 4), torch.nan)
     generator = torch.Generator().manual_seed(seed)
@@ -174,12 +179,12 @@ def test_sft_loss(drawn: list[list[tuple[int, bool]]], seed: int, packed: bool) 
 @given(EXAMPLES, st.integers(5, 12))
 def test_packed_rows(drawn: list[list[tuple[int, bool]]], limit: int) -> None:
     examples = [SFTExample([t for t, _ in row], [flag for _, flag in row]) for row in drawn]
-    rows = pack(examples, limit)
+    rows = packed_rows(examples, limit)
     assert sorted(id(e) for row in rows for e in row) == sorted(map(id, examples))
     free = [limit - sum(len(e.ids) for e in row) for row in rows]
     assert min(free) >= 0
-    # First fit: no example went to a row while it would have fitted into one before.
-    assert all(len(e.ids) > room for n, row in enumerate(rows) for e in row for room in free[:n])
+    # No row was begun with an example that had room in one before.
+    assert all(len(row[0].ids) > room for n, row in enumerate(rows) for room in free[:n])
     batch = collate(rows, pad_id=3)
     width = batch.input_ids.shape[1]
     for b, row in enumerate(rows):

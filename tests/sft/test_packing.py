@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlhf_lightning.data.kinds import Message
 from rlhf_lightning.models import tiny
 from rlhf_lightning.prompt_template import PromptTemplate
 from rlhf_lightning.sft.module import SFTModule
-from rlhf_lightning.sft.packing import SFTExample, collate, pack
+from rlhf_lightning.sft.packing import PackedRows, SFTExample, collate, pack
 
 EXAMPLES = [
     SFTExample([3, 4, 5, 6], [False, False, True, True]),
@@ -51,10 +54,23 @@ def test_loss_is_cross_entropy_on_response_tokens_only(module: SFTModule) -> Non
 
 
 def test_bins_hold_everything_once_and_fit() -> None:
-    bins = pack(EXAMPLES, 8)
+    bins = PackedRows(EXAMPLES, pack(np.array([len(e.ids) for e in EXAMPLES]), 8))
     assert sorted(len(e.ids) for b in bins for e in b) == [3, 4, 5]
     assert all(sum(len(e.ids) for e in b) <= 8 for b in bins)
-    assert len(bins) == 2
+    assert [len(b) for b in bins] == [2, 1]
+    assert bins[-1] == bins[1:][0] == bins[1]
+    with pytest.raises(IndexError):
+        bins[2]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=40))
+def test_no_two_bins_would_fit_into_one(lengths: list[int]) -> None:
+    bins = pack(np.array(lengths), 20)
+    filled = np.bincount(bins, weights=lengths)
+    assert filled.max() <= 20
+    assert filled.min() > 0
+    assert len(filled) == 1 or np.sort(filled)[:2].sum() > 20
 
 
 def test_positions_start_again_in_every_example() -> None:
