@@ -2,7 +2,7 @@
 
 Needs the quickstart's SFT and reward model and its finished PPO run:
 
-python -m benchmarks.resume.quickstart --root checkpoints/quickstart --kills 10 --seed 1 --out benchmarks/resume/quickstart.json
+python -m benchmarks.resume.quickstart --out benchmarks/resume/quickstart.json
 """
 
 from __future__ import annotations
