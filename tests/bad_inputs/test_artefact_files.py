@@ -39,13 +39,17 @@ DAMAGED_SFT: list[tuple[str, Damage, list[str]]] = [
 DAMAGED_ADAPTER: list[tuple[str, Damage, list[str]]] = [
     ("adapter cut", cut(ADAPTER), ["cannot read the adapter"]),
     ("adapter missing", without(ADAPTER), ["cannot read the adapter", ADAPTER]),
-    ("adapter pickled", pickled(ADAPTER, "adapter_model.bin"), ["cannot read the adapter", ADAPTER]),
+    (
+        "adapter pickled",
+        pickled(ADAPTER, "adapter_model.bin"),
+        ["adapter_model.bin", f"no {ADAPTER} beside it", "save_pretrained"],
+    ),
     ("adapter of other tensors", tensors(ADAPTER, w=(2, 2)), ["does not fit", "do not match"]),
-    ("adapter_config.json missing", without(CONFIG), ["cannot read the adapter", CONFIG]),
-    ("adapter_config.json cut", cut(CONFIG, 30), ["cannot read the adapter"]),
+    ("adapter_config.json missing", without(CONFIG), ["cannot read", CONFIG]),
+    ("adapter_config.json cut", cut(CONFIG, 30), [CONFIG, "is damaged"]),
     ("another rank", fields(CONFIG, r=3), ["does not fit", "(4, 64)", "(3, 64)"]),
     ("other target modules", fields(CONFIG, target_modules=["nope"]), ["does not fit", "nope"]),
-    ("not LoRA", fields(CONFIG, peft_type="IA3"), ["IA3", "only LoRA"]),
+    ("not LoRA", fields(CONFIG, peft_type="IA3"), ["IA3", "is not of a LoRA adapter"]),
 ]
 
 

@@ -27,7 +27,7 @@ DIRECTORIES: list[tuple[str, Damage, list[str]]] = [
     ("weights lack a layer", fields(CONFIG, num_hidden_layers=3), [KEY, "lack 9 tensors", "model.layers.2"]),
     ("no weights", without(WEIGHTS), [KEY, "cannot load a causal LM", WEIGHTS, "restore"]),
     ("weights cut", cut(WEIGHTS, 1000), [KEY, "cannot load a causal LM", "restore"]),
-    ("weights pickled", pickled(WEIGHTS, "pytorch_model.bin"), [KEY, "cannot load a causal LM", WEIGHTS]),
+    ("weights pickled", pickled(WEIGHTS, "pytorch_model.bin"), [KEY, "pytorch_model.bin", f"no {WEIGHTS} beside it"]),
     ("no tokenizer", without("*token*"), [KEY, "has no tokenizer", "Copy the model's own"]),
     ("tokenizer.json cut", cut("tokenizer.json"), [KEY, "cannot load a tokenizer"]),
     ("no PAD", fields(TOKENS, pad_token=None), [KEY, "no PAD token", "model.init_args.pad_token"]),
