@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 SEED ?= 1
 ROOT ?= checkpoints/quickstart
 
-.PHONY: help install quickstart test test-slow lint format data clean
+.PHONY: help install quickstart test test-slow coverage mutation lint format data clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -31,6 +31,13 @@ test: install  ## the default tests: no network, no GPU
 
 test-slow: install  ## tests on the real model too
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+coverage: install  ## the default tests, and the lines and branches that they do not reach
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report --show-missing --skip-covered
+
+mutation: install  ## break every formula on purpose; each mistake must be noticed (about 6 minutes)
+	$(BIN)/python -m tests.mutation.run
 
 lint: install  ## ruff and mypy
 	$(BIN)/python -m ruff check .

@@ -106,7 +106,7 @@ class StageFitLoop(_FitLoop):
     def attach(cls, trainer: L.Trainer) -> StageFitLoop:
         """Put the loop in place of the trainer's, keeping its limits and data source."""
         old: Any = trainer.fit_loop
-        if isinstance(old, cls):
+        if type(old) is cls:
             return old
         new = cls(trainer, old.min_epochs, old.max_epochs)
         new.epoch_loop = StageEpochLoop(trainer, old.min_steps, old.max_steps)
