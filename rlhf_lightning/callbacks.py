@@ -12,18 +12,30 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.fitting.run_lock import RunLock
 
 if TYPE_CHECKING:
     from rlhf_lightning.stage import StageModule
 
 
 class RunDirectory(Callback):
-    """Checks before any work that the run directory can be written."""
+    """Checks before any work that the run directory can be written, and that nobody else is writing in it."""
+
+    def __init__(self) -> None:
+        self._lock = RunLock()
 
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
         if stage != "fit" or trainer.fast_dev_run:
             return
         check_writable(Path(trainer.default_root_dir))
+        if trainer.is_global_zero:
+            self._lock.acquire(Path(trainer.default_root_dir))
+
+    def teardown(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
+        self._lock.release()
+
+    def on_exception(self, trainer: Any, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._lock.release()
 
     def on_fit_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
         """A fresh start moves aside what an earlier run left, so that it cannot pass for this run's."""

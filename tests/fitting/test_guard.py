@@ -159,3 +159,22 @@ def test_a_rollout_that_is_not_finite_stops_before_the_update(
     assert len(error) == 1
     assert named in error[0]
     assert not (tiny.root / f"broken_{tensor}" / "final").exists()
+
+
+def test_the_gradient_scaler_goes_on_after_dropped_gradients() -> None:
+    """The order of 16-bit mixed precision: scale, backward, unscale, guard, step, update. The scale is halved."""
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    guard = NonFiniteGuard(max_in_a_row=0)
+    for gradient in (INF, 1.0):
+        optimizer.zero_grad()
+        scaler.scale((weight * torch.tensor([1.0, gradient, 1.0])).sum()).backward()
+        scaler.unscale_(optimizer)
+        made = guard.before_step({"weight": weight}, lambda: True, float(scaler.get_scale()), lambda: "")
+        scaler.step(optimizer)
+        scaler.update()
+        assert made == (gradient == 1.0)
+        assert torch.equal(weight.detach(), torch.ones(3)) == (gradient == INF)
+    assert scaler.get_scale() == 512.0
+    assert (guard.overflows, guard.skipped) == (1, 0)

@@ -161,7 +161,8 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, capsys: pytest.CaptureF
 def test_an_error_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CrashError):
         fit(tmp_path, sft(), demonstrations(), At("on_train_batch_start", 1, crash), max_epochs=1)
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.glob("*.ckpt*"))
+    assert not (tmp_path / "final").exists()
 
 
 def test_no_checkpoint_is_written_of_half_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +177,8 @@ def test_no_checkpoint_is_written_of_half_a_step(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(torch.optim.AdamW, "_init_group", failing)
     with pytest.raises(CrashError):
         fit(tmp_path, sft(), demonstrations(), max_epochs=1)
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.glob("*.ckpt*"))
+    assert not (tmp_path / "final").exists()
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
