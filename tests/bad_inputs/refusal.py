@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.cli import StageCLI, main
+from rlhf_lightning.fitting.run_lock import LOCK_FILE
 from tests.conftest import TinyRuns
 
 EARLIER = {"config.yaml": "earlier", "final/stage.json": "{}", "final/weights": "earlier", "lightning/last.ckpt": "e"}
@@ -68,6 +69,7 @@ def fit(args: list[str]) -> int:
 
 
 def contents(run: Path) -> dict[str, str]:
-    """Files of a run directory and what is in them; TensorBoard's own, which only ever adds files, aside."""
-    files = (p for p in run.rglob("*") if p.is_file() and "tensorboard" not in p.relative_to(run).parts)
+    """Files of a run directory and what is in them, but for the lock and TensorBoard's, which only ever adds files."""
+    aside = {"tensorboard", LOCK_FILE}
+    files = (p for p in run.rglob("*") if p.is_file() and not aside & set(p.relative_to(run).parts))
     return {str(p.relative_to(run)): p.read_text(errors="replace") for p in files}
