@@ -57,7 +57,7 @@ def test_bins_hold_everything_once_and_fit() -> None:
     bins = PackedRows(EXAMPLES, pack(np.array([len(e.ids) for e in EXAMPLES]), 8))
     assert sorted(len(e.ids) for b in bins for e in b) == [3, 4, 5]
     assert all(sum(len(e.ids) for e in b) <= 8 for b in bins)
-    assert [len(b) for b in bins] == [2, 1]
+    assert [[len(e.ids) for e in b] for b in bins] == [[3, 5], [4]]  # rows in the order of their bins
     assert bins[-1] == bins[1:][0] == bins[1]
     with pytest.raises(IndexError):
         bins[2]
