@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_TOKENS = 256
-"""Rows of logits computed at a time: 256 x 49k x 4 bytes is 50 MB, and larger chunks are not faster."""
+
+def chunk_rows(device: torch.device) -> int:
+    """Rows of logits computed at a time: 128 x 49k floats are 25 MB, and more only fall out of a CPU's cache."""
+    return 128 if device.type == "cpu" else 1024
 
 
 def _chunk(
@@ -21,20 +24,64 @@ def _chunk(
     return log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropy
 
 
+class _FrozenLogprobs(torch.autograd.Function):
+    """Log-probabilities under a frozen unembedding, with the gradient computed while the logits are there.
+
+    A token's log-probability has the gradient W[target] - Σ p_v W[v], whatever comes after it, so it can be kept as
+    [N, H] in place of logits, and nothing of size V is computed a second time.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, targets: Tensor, layer: nn.Linear, temperature: float, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        need_gradient = ctx.needs_input_grad[0]
+        logprobs, entropies, gradients = [], [], []
+        size = chunk_rows(hidden.device)
+        for h, t in zip(hidden.split(size), targets.unsqueeze(1).split(size), strict=True):
+            logits = layer(h).float()
+            if temperature != 1.0:
+                logits /= temperature
+            total = logits.logsumexp(-1, keepdim=True)
+            logprobs.append((logits.gather(1, t) - total).squeeze(1))
+            if with_entropy:
+                entropies.append(total.squeeze(1) - torch.linalg.vecdot((logits - total).exp_(), logits))
+            if need_gradient:
+                p = logits.sub_(total).exp_().to(layer.weight.dtype)
+                gradients.append((layer.weight[t.squeeze(1)] - p @ layer.weight).to(hidden.dtype) / temperature)
+        if need_gradient:
+            ctx.save_for_backward(torch.cat(gradients))
+        logprob = torch.cat(logprobs)
+        entropy = torch.cat(entropies) if with_entropy else torch.zeros_like(logprob)
+        ctx.mark_non_differentiable(entropy)
+        return logprob, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return (grad.unsqueeze(1) * gradient).to(gradient.dtype), None, None, None, None
+
+
 def token_logprobs(
-    hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor], temperature: float = 1.0
+    hidden: Tensor,
+    targets: Tensor,
+    unembed: Callable[[Tensor], Tensor],
+    temperature: float = 1.0,
+    with_entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target token and the entropy of its distribution, both in nats, float32.
 
-    Only rows whose loss is wanted should be passed: the vocabulary product dominates small models. Chunks are
-    recomputed in the backward pass, so memory does not grow with the number of rows. Dividing by the
-    sampling temperature makes the policy that is scored the one that was sampled from.
+    Only rows whose loss is wanted should be passed: the vocabulary product dominates small models. Memory does
+    not grow with the number of rows: with a frozen `nn.Linear` the gradient is computed on the way, otherwise
+    chunks are recomputed in the backward pass. Dividing by the sampling temperature makes the policy that is
+    scored the one that was sampled from.
 
     Args:
         hidden: [N, H] final hidden states, one per wanted token (the position *before* the token).
         targets: [N] token ids.
         unembed: Hidden states to logits.
         temperature: The sampling temperature, > 0.
+        with_entropy: Compute the entropy; without, it is 0.
 
     Returns:
         logprobs [N] (differentiable) and entropy [N] (a diagnostic, detached).
@@ -47,9 +94,12 @@ def token_logprobs(
     if not len(targets):
         # An empty product keeps the graph connected, so an empty micro-batch still takes part in backward.
         return hidden.float().sum(-1), hidden.new_zeros(0, dtype=torch.float32)
-    pieces = []
-    for h, t in zip(hidden.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True):
-        if torch.is_grad_enabled() and h.requires_grad:
+    if type(unembed) is nn.Linear and not any(p.requires_grad for p in unembed.parameters()):
+        frozen: tuple[Tensor, Tensor] = _FrozenLogprobs.apply(hidden, targets, unembed, temperature, with_entropy)
+        return frozen
+    pieces, size = [], chunk_rows(hidden.device)
+    for h, t in zip(hidden.split(size), targets.split(size), strict=True):
+        if torch.is_grad_enabled():
             pieces.append(checkpoint(_chunk, h, t, unembed, temperature, use_reentrant=False))
         else:
             pieces.append(_chunk(h, t, unembed, temperature))

@@ -24,12 +24,14 @@ from rlhf_lightning.callbacks import RunDirectory, WriteArtefact
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.blame import blame
 from rlhf_lightning.fitting.checkpoint_files import AtomicCheckpointIO
+from rlhf_lightning.fitting.early_backward import EarlyBackward, loss_scale
 from rlhf_lightning.fitting.guard import NonFiniteGuard
 from rlhf_lightning.fitting.identity import arguments_of, require_same, trainer_settings
 from rlhf_lightning.fitting.loops import StageFitLoop
 from rlhf_lightning.fitting.run_state import RunState
 from rlhf_lightning.fitting.stopping import StopOnRequest
-from rlhf_lightning.models.backbone import load_tokenizer
+from rlhf_lightning.memory import MemorySettings
+from rlhf_lightning.models.backbone import Backbone, load_tokenizer
 from rlhf_lightning.models.limits import load_limits
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.sources import fingerprint
@@ -53,6 +55,7 @@ class StageSettings:
     chat_template: str | None
     seed: int | None
     trust_remote_code: bool
+    memory: MemorySettings
 
 
 class StageModule(L.LightningModule):
@@ -90,6 +93,7 @@ class StageModule(L.LightningModule):
         self.lora = settings.lora
         self.optimizer_settings, self.schedule_settings = settings.optimizer, settings.schedule
         self.trust_remote_code = settings.trust_remote_code
+        self.memory = settings.memory
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if settings.seed is None else settings.seed
         tokenizer = load_tokenizer(source.tokenizer, settings.pad_token, source_key, self.trust_remote_code)
         self.limits = load_limits(source.model, source_key, self.trust_remote_code)
@@ -104,6 +108,9 @@ class StageModule(L.LightningModule):
             return
         with seeded_exactly(self.seed):  # new adapters start from the run's seed, whatever was drawn before
             self.build_model()
+        for module in self.modules():
+            if isinstance(module, Backbone):
+                module.gradient_checkpointing = self.memory.gradient_checkpointing
         self._built = True
 
     def build_model(self) -> None:
@@ -203,6 +210,10 @@ class StageModule(L.LightningModule):
         """Every input of a batch alone, with a text to find it by; used to explain a failure."""
         raise NotImplementedError
 
+    def early_backward(self) -> EarlyBackward:
+        """Gathers the gradients of a batch that is computed in parts."""
+        return EarlyBackward(list(self.trainable().values()), self.device.type, loss_scale(self.trainer) or 1.0)
+
     def scaled(self, batch: Any, share: Tensor) -> Tensor:
         """What `training_step` returns: Lightning averages over micro-batches and processes, and shares add up."""
         self._micro_batches.append((batch, share.detach()))
@@ -227,9 +238,7 @@ class StageModule(L.LightningModule):
         torch.manual_seed(derive_seed(self.seed, "dropout", self.global_rank, self.current_epoch, batch_idx))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        scale = None if scaler is None else float(scaler.get_scale())
-        self.guard.before_step(self.trainable(), self._finite_loss, scale, self._explain_failure)
+        self.guard.before_step(self.trainable(), self._finite_loss, loss_scale(self.trainer), self._explain_failure)
         self._micro_batches.clear()
         self._fit_loop.in_optimizer_step = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.masked import position_ids
+from rlhf_lightning.models.checkpointing import checkpointed
 from rlhf_lightning.models.load_errors import brief, missing_tensors, remedy
+from rlhf_lightning.models.lora_linear import use_single_node
+from rlhf_lightning.models.ragged import Ragged
+from rlhf_lightning.models.ragged_support import enable_ragged, ragged_forward, reads_ragged
 
 
 def load_tokenizer(
@@ -87,6 +90,7 @@ def load_causal_lm(
         )
     model.eval()
     _check_plain_logits(model, name, key)
+    enable_ragged(model)
     return model
 
 
@@ -117,6 +121,8 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.lm = lm
+        self.gradient_checkpointing = False
+        """Keep only the inputs of layers for the backward, and compute the rest again."""
         self.lm.requires_grad_(not freeze)
         self._peft: list[Any] = []  # in a list: registering the wrapper would list every parameter twice
         self._layers: dict[str, LoraLayer] = {}
@@ -146,6 +152,8 @@ class Backbone(nn.Module):
             endings = sorted({n.rpartition(".")[2] for n, m in self.lm.named_modules() if isinstance(m, nn.Linear)})
             raise ValueError(f"{brief(error)}. The model's layers: {', '.join(endings[:12])}.") from error
         self._layers = {n: m for n, m in self.lm.named_modules() if isinstance(m, LoraLayer)}
+        for layer in self._layers.values():
+            use_single_node(layer)
         for n, p in self.named_parameters():
             p.requires_grad_(before.get(n, trainable and f".{name}." in n and ".lora_" in n))
         self._activate([])
@@ -217,62 +225,38 @@ class Backbone(nn.Module):
 
         Args:
             input_ids: [B, T].
-            attention_mask: Bool [B, T], or [B, 1, T, T] (True = may look) where `positions` are given too.
+            attention_mask: Bool [B, T].
             positions: [B, T]; by default counted from `attention_mask`.
         """
-        if attention_mask.ndim == 4 and self.lm.config._attn_implementation == "eager":
-            # Eager attention adds its mask, and would add True as 1.
-            blocked = torch.finfo(self.lm.dtype).min
-            zero = torch.zeros_like(attention_mask, dtype=self.lm.dtype)
-            attention_mask = zero.masked_fill(~attention_mask, blocked)
-        out = self.lm.base_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids(attention_mask) if positions is None else positions,
-            use_cache=False,
-        )
+        with checkpointed(self.lm) if self.gradient_checkpointing else nullcontext():
+            out = self.lm.base_model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids(attention_mask) if positions is None else positions,
+                use_cache=False,
+            )
         hidden: Tensor = out.last_hidden_state
         return hidden
 
-    def hidden_after_prompts(
-        self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, response_mask: Tensor, prompt: Tensor
-    ) -> Tensor:
-        """Final hidden states of responses [N, R, H] to prompts that are each computed only once.
+    def hidden_ragged(self, batch: Ragged) -> Tensor:
+        """Final hidden states [N, H] of the active adapter for N tokens, without padding.
 
-        The keys and values of a prompt are repeated for its responses; gradients flow back through them, so
-        outputs and gradients are those of N separate sequences, up to the order of sums.
-
-        Args:
-            prompt_ids: [B, P], padded left.
-            prompt_mask: Bool [B, P].
-            response_ids: [N, R], padded right.
-            response_mask: Bool [N, R].
-            prompt: [N], the row of the prompt that a response answers.
+        Outputs and gradients are those of separate sequences, up to the order of sums. A model that cannot do
+        without is given padded rows, with shared prompts repeated.
         """
-        cache = DynamicCache(config=self.lm.config)
-        positions = position_ids(prompt_mask)
-        self.lm.base_model(
-            input_ids=prompt_ids,
-            attention_mask=prompt_mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache.batch_select_indices(prompt)
-        out = self.lm.base_model(
-            input_ids=response_ids,
-            attention_mask=torch.cat([prompt_mask[prompt], response_mask], dim=1),
-            position_ids=positions[prompt, -1:] + 1 + position_ids(response_mask),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        hidden: Tensor = out.last_hidden_state
-        return hidden
+        if reads_ragged(self.lm, batch):
+            with checkpointed(self.lm) if self.gradient_checkpointing else nullcontext():
+                return ragged_forward(self.lm, batch)
+        rows = []
+        for block in batch.layout.blocks:
+            hidden = self.hidden(batch.ids[block.keys], block.valid, batch.positions[block.keys])
+            rows.append(hidden[:, -block.width :].flatten(0, 1))
+        return torch.cat(rows)[batch.layout.places]
 
-    def unembed(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., H]."""
-        logits: Tensor = self.lm.get_output_embeddings()(hidden)
-        return logits
+    @property
+    def unembed(self) -> Any:
+        """The layer that turns hidden states [..., H] into logits [..., V]."""
+        return self.lm.get_output_embeddings()
 
     def _activate(self, names: list[str]) -> None:
         for layer in self._layers.values():

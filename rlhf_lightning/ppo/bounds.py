@@ -7,7 +7,6 @@ from rlhf_lightning.bounds import check_number
 _BOUNDS: dict[str, dict[str, float]] = {
     "num_minibatches": {"at_least": 1},
     "ppo_epochs": {"at_least": 1},
-    "scoring_batch_size": {"at_least": 1},
     "value_lr": {"at_least": 0},
     "kl_coef": {"at_least": 0},
     "value_coef": {"at_least": 0},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from rlhf_lightning.masked import masked_moments
+from rlhf_lightning.memory import split_by_tokens
 from rlhf_lightning.ppo.rollout import Rollout
 from rlhf_lightning.seeding import generator
 
@@ -70,6 +71,13 @@ class MicroBatch:
             num_tokens: Response tokens of the whole optimizer step, over its micro-batches and all processes.
         """
         self.experience, self.num_tokens = experience, num_tokens
+
+    def parts(self, max_tokens: int) -> Iterator[MicroBatch]:
+        """Pieces of at most `max_tokens` and at least one row, of similar length; their losses add up to its own."""
+        tokens = self.experience.rollout.tokens
+        order = tokens.argsort(descending=True, stable=True)
+        for rows in split_by_tokens(tokens[order], max_tokens):
+            yield MicroBatch(self.experience.rows(order[rows]), self.num_tokens)
 
     def to(self, device: torch.device) -> MicroBatch:
         return MicroBatch(self.experience.to(device), self.num_tokens)

@@ -15,6 +15,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.loops import StageFitLoop
 from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.masked import whiten
+from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.models.backbone import load_tokenizer
 from rlhf_lightning.models.building import base_dtype, save_adapter, save_full
 from rlhf_lightning.models.limits import load_limits
@@ -22,7 +23,6 @@ from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.ppo.advantages import gae
 from rlhf_lightning.ppo.bounds import check_bounds
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch, explained_variance
-from rlhf_lightning.ppo.kl import kl_k1
 from rlhf_lightning.ppo.loop import PPOFitLoop
 from rlhf_lightning.ppo.loss import policy_loss, value_loss
 from rlhf_lightning.ppo.prompts import PromptBatch
@@ -63,7 +63,7 @@ class PPOModule(StageModule):
         gamma: float = 1.0,
         gae_lambda: float = 0.95,
         missing_eos_penalty: float = 1.0,
-        scoring_batch_size: int = 16,
+        memory: MemorySettings = MemorySettings(),  # noqa: B008
         pad_token: str | None = None,
         seed: int | None = None,
         trust_remote_code: bool = False,
@@ -86,14 +86,16 @@ class PPOModule(StageModule):
             gamma: Discount (C.4: none).
             gae_lambda: Not stated; 0.95 as in Stiennon et al. (arXiv 2009.01325).
             missing_eos_penalty: Subtracted from the score of a response without EOS. Not stated.
-            scoring_batch_size: Rows of a forward when a rollout is scored; changes no result but by rounding.
+            memory: Tokens of a forward in scoring and update, gradient checkpointing.
             pad_token: Token for padding where the tokenizer has none or uses EOS.
             seed: By default `seed_everything`.
             trust_remote_code: Run code that comes with the model. Only for authors you trust.
         """
         source = open_source(policy_from, POLICY_KEY, expect=("sft", "ppo"))
         self.reward_source = open_source(reward_from, REWARD_KEY, expect=("reward",))
-        settings = StageSettings(lora, optimizer, schedule, pad_token, "{prompt}", None, seed, trust_remote_code)
+        settings = StageSettings(
+            lora, optimizer, schedule, pad_token, "{prompt}", None, seed, trust_remote_code, memory
+        )
         super().__init__(source, POLICY_KEY, settings, locals())
         check_same_tokenizer(
             source,
@@ -107,7 +109,6 @@ class PPOModule(StageModule):
         self.kl_coef, self.missing_eos_penalty = kl_coef, missing_eos_penalty
         self.clip_range, self.value_clip_range, self.value_coef = clip_range, value_clip_range, value_coef
         self.gamma, self.gae_lambda = gamma, gae_lambda
-        self.scoring_batch_size = scoring_batch_size
         check_bounds(self)
         reward_limits = load_limits(self.reward_source.model, REWARD_KEY, trust_remote_code)
         self.limits = self.limits.both(reward_limits, sampling.max_response_tokens)
@@ -171,11 +172,13 @@ class PPOModule(StageModule):
         backbone, adapter = self.roles.backbone("policy"), self.roles.adapter("policy")
         return sample_rollout(backbone, adapter, batch, self.sampling, seed, eos_id, pad_id, on_token)
 
-    def score(self, rollout: Rollout, with_values: bool = True, progress: Progress | None = None) -> ScoredRollout:
-        """Log-probabilities, values and scores of a rollout."""
+    def score(self, rollout: Rollout, training: bool = False, progress: Progress | None = None) -> ScoredRollout:
+        """Log-probabilities and scores of a rollout; for training also values, and no reference if β is 0."""
         on_rows = (lambda n: progress("scoring", n)) if progress else None
         temperature = self.sampling.temperature or 1.0
-        return score_rollout(self.roles, rollout, temperature, self.scoring_batch_size, with_values, on_rows)
+        with_reference = not training or self.kl_coef > 0
+        limit = self.memory.micro_batch_tokens
+        return score_rollout(self.roles, rollout, temperature, limit, training, with_reference, on_rows)
 
     @torch.no_grad()
     def collect(self, batch: PromptBatch, iteration: int, progress: Progress) -> tuple[Experience, dict[str, float]]:
@@ -188,32 +191,34 @@ class PPOModule(StageModule):
         with self.trainer.precision_plugin.forward_context():
             rollout = self.sample(batch, "rollout", iteration, progress)
             rolled = time.perf_counter()
-            scored = self.score(rollout, progress=progress)
+            scored = self.score(rollout, training=True, progress=progress)
         require_finite(rollout, scored, batch.texts)
         mask = rollout.response_mask
-        kl = kl_k1(scored.logprobs, scored.ref_logprobs)
         scores = penalize_missing_eos(scored.scores, rollout.truncated, self.missing_eos_penalty)
-        rewards = token_rewards(scores, kl, mask, self.kl_coef)
+        rewards = token_rewards(scores, scored.kl, mask, self.kl_coef)
         advantages, returns = gae(rewards, scored.values, mask, self.gamma, self.gae_lambda)
         advantages = whiten(advantages, mask, reduce=self.reduce_sum)
-        metrics = rollout_metrics(rollout, scored, kl, self.reduce_sum)
+        metrics = rollout_metrics(rollout, scored, self.reduce_sum)
         metrics["value/explained_variance"] = float(explained_variance(scored.values, returns, mask, self.reduce_sum))
         seconds = {"time/rollout_s": rolled - start, "time/scoring_s": time.perf_counter() - rolled}
         return Experience(rollout, scored.logprobs, scored.values, advantages, returns), metrics | seconds
 
-    def losses(self, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Policy and value loss, as shares of the optimizer step's, and the new log-probabilities [B, R]."""
+    def policy_loss(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Policy loss, as a share of the optimizer step's, and the new log-probabilities [B, R]."""
         data, mask = batch.experience, batch.experience.rollout.response_mask
-        new_logprobs, _ = self.roles.logprobs("policy", data.rollout, self.sampling.temperature or 1.0)
+        temperature = self.sampling.temperature or 1.0
+        new_logprobs, _ = self.roles.logprobs("policy", data.rollout, temperature, with_entropy=False)
+        old, clip = data.logprobs, self.clip_range
+        return policy_loss(new_logprobs, old, data.advantages, mask, clip, batch.num_tokens), new_logprobs
+
+    def value_loss(self, batch: MicroBatch) -> Tensor:
+        """Value loss, as a share of the optimizer step's."""
+        data, mask = batch.experience, batch.experience.rollout.response_mask
         new_values = self.roles.values(data.rollout)
-        tokens = batch.num_tokens
-        loss_p = policy_loss(new_logprobs, data.logprobs, data.advantages, mask, self.clip_range, tokens)
-        loss_v = value_loss(new_values, data.values, data.returns, mask, self.value_clip_range, tokens)
-        return loss_p, loss_v, new_logprobs
+        return value_loss(new_values, data.values, data.returns, mask, self.value_clip_range, batch.num_tokens)
 
     def loss(self, batch: MicroBatch) -> Tensor:
-        loss_p, loss_v, _ = self.losses(batch)
-        return loss_p + self.value_coef * loss_v
+        return self.policy_loss(batch)[0] + self.value_coef * self.value_loss(batch)
 
     def single_rows(self, batch: MicroBatch) -> Iterator[tuple[str, MicroBatch]]:
         rollout = batch.experience.rollout
@@ -223,15 +228,20 @@ class PPOModule(StageModule):
             yield text, MicroBatch(row, batch.num_tokens)
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
-        loss_p, loss_v, new_logprobs = self.losses(batch)
-        self.update_metrics.add(new_logprobs.detach(), loss_p.detach(), loss_v.detach(), batch)
-        return self.scaled(batch, loss_p + self.value_coef * loss_v)
+        gradients = self.early_backward()
+        for part in batch.parts(self.memory.micro_batch_tokens):
+            loss_p, new_logprobs = self.policy_loss(part)
+            gradients.add(loss_p)  # before the value's forward: the two share no activations
+            loss_v = self.value_loss(part)
+            gradients.add(self.value_coef * loss_v)
+            self.update_metrics.add(new_logprobs.detach(), loss_p.detach(), loss_v.detach(), part)
+        return self.scaled(batch, gradients.loss())
 
     def on_train_epoch_end(self) -> None:
         metrics = self.ppo_loop.finished_metrics() | self.update_metrics.finish(self.trainer.strategy.reduce)
         rates = {f"lr/{g['name']}": g["lr"] for g in self.trainer.optimizers[0].param_groups}
         self.log_dict(metrics | rates | {"kl_coef": self.kl_coef}, batch_size=1)
-        shown = {k.split("/")[1]: metrics[k] for k in ("rollout/score_mean", "rollout/kl")}
+        shown = {k.split("/")[1]: metrics[k] for k in ("rollout/score_mean", "rollout/kl") if k in metrics}
         self.log_dict(shown, prog_bar=True, logger=False, batch_size=1)
 
     @property
@@ -259,12 +269,11 @@ class PPOModule(StageModule):
     def _evaluate(self, batch: PromptBatch, batch_idx: int, split: str) -> None:
         # The same random numbers at every validation, so that curves differ by the policy alone.
         rollout = self.sample(batch, "validation", 0)
-        scored = self.score(rollout, with_values=False)
-        kl = kl_k1(scored.logprobs, scored.ref_logprobs)
-        metrics = rollout_metrics(rollout, scored, kl)
+        scored = self.score(rollout)
+        metrics = rollout_metrics(rollout, scored)
         named = {k.replace("rollout", split): v for k, v in metrics.items()}
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(rollout), sync_dist=True)
-        self.samples.add(batch.texts, rollout, scored.scores, torch.where(rollout.response_mask, kl, 0.0).sum(1))
+        self.samples.add(batch.texts, rollout, scored.scores, torch.where(rollout.response_mask, scored.kl, 0.0).sum(1))
 
     def on_validation_epoch_end(self) -> None:
         self.samples.write("val/samples")
@@ -277,8 +286,8 @@ class PPOModule(StageModule):
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Prompt, response, score, kl (nats) and length (tokens) of sampled responses."""
         rollout = self.sample(batch, "predict", 0)
-        scored = self.score(rollout, with_values=False)
-        kl = torch.where(rollout.response_mask, kl_k1(scored.logprobs, scored.ref_logprobs), 0.0).sum(1)
+        scored = self.score(rollout)
+        kl = torch.where(rollout.response_mask, scored.kl, 0.0).sum(1)
         return self.samples.rows(batch.texts, rollout, scored.scores, kl)
 
     def save_weights(self, directory: Path) -> None:

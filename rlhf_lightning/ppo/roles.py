@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from rlhf_lightning.artefacts import Source
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.logprobs import token_logprobs
-from rlhf_lightning.masked import last_valid_index
 from rlhf_lightning.models.backbone import Backbone, load_causal_lm
 from rlhf_lightning.models.building import attach_adapter, build_head, merge_into
 from rlhf_lightning.models.lora import LoraSettings
@@ -113,35 +112,28 @@ class Roles(nn.Module):
         with backbone.using(self._adapters[role]):
             yield backbone
 
-    def _response_hidden(self, backbone: Backbone, rollout: Rollout) -> Tensor:
-        """Hidden states of the positions that predict response tokens; [M, H] for M valid tokens."""
-        width = rollout.prompt_ids.shape[1]
-        hidden = backbone.hidden(_join(rollout.prompt_ids, rollout.response_ids), _mask(rollout))
-        return hidden[:, width - 1 : -1][rollout.response_mask]
-
     def logprobs(
-        self, role: Literal["policy", "reference"], rollout: Rollout, temperature: float
+        self, role: Literal["policy", "reference"], rollout: Rollout, temperature: float, with_entropy: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the response tokens and entropies, nats, [B, R]; 0 where masked."""
+        """Log-probabilities of the response tokens and entropies (0 without), nats, [B, R]; 0 where masked."""
         with self._active(role) as backbone:
-            hidden = self._response_hidden(backbone, rollout)
+            hidden = backbone.hidden_ragged(rollout.sequences.tokens)[rollout.sequences.before]
             targets = rollout.response_ids[rollout.response_mask]
-            logprobs, entropy = token_logprobs(hidden, targets, backbone.unembed, temperature)
+            logprobs, entropy = token_logprobs(hidden, targets, backbone.unembed, temperature, with_entropy)
         return _scatter(logprobs, rollout.response_mask), _scatter(entropy, rollout.response_mask)
 
     def values(self, rollout: Rollout) -> Tensor:
         """Value before each response token, in score units, [B, R]; 0 where masked."""
         with self._active("value") as backbone:
-            values: Tensor = self.value_head(self._response_hidden(backbone, rollout))
+            hidden = backbone.hidden_ragged(rollout.sequences.tokens)
+            values: Tensor = self.value_head(hidden[rollout.sequences.before])
         return _scatter(values, rollout.response_mask)
 
     def score(self, rollout: Rollout) -> Tensor:
         """Reward-model score of each response, read at its last valid token; [B]."""
-        mask = _mask(rollout)
         with self._active("reward") as backbone:
-            hidden = backbone.hidden(_join(rollout.prompt_ids, rollout.response_ids), mask)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        scores: Tensor = self.reward_head(hidden[rows, last_valid_index(mask)])
+            hidden = backbone.hidden_ragged(rollout.sequences.tokens)
+        scores: Tensor = self.reward_head(hidden[rollout.sequences.ends])
         return scores
 
 
@@ -160,14 +152,6 @@ def check_same_tokenizer(policy: Source, reward: Source, policy_tokenizer: objec
             f"{REWARD_KEY}: the reward model ({reward.tokenizer}) was trained with another chat template than the "
             f"policy ({policy.tokenizer}), so it cannot read its prompts. Train it with init_from the SFT model."
         )
-
-
-def _join(prompt: Tensor, response: Tensor) -> Tensor:
-    return torch.cat([prompt, response], dim=1)
-
-
-def _mask(rollout: Rollout) -> Tensor:
-    return _join(rollout.prompt_mask, rollout.response_mask)
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

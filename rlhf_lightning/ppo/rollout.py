@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from rlhf_lightning.generation import Generated, SamplingSettings, generate
+from rlhf_lightning.masked import last_valid_index
 from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.ragged import Ragged, from_padded
 from rlhf_lightning.ppo.prompts import PromptBatch
 from rlhf_lightning.seeding import generator
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The tokens of a rollout of B responses, N in all, of which M belong to responses."""
+
+    tokens: Ragged
+    """N tokens."""
+    before: Tensor
+    """[M], for each response token the number of the token before it, which predicts it."""
+    ends: Tensor
+    """[B], the number of each row's last token."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,21 @@ class Rollout:
             responses[:, :right],
             self.truncated[index],
         )
+
+    @property
+    def tokens(self) -> Tensor:
+        """Tokens of each prompt and its response; [B]."""
+        return self.prompt_mask.sum(1) + self.response_mask.sum(1)
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        """The rows without their padding."""
+        mask = torch.cat([self.prompt_mask, self.response_mask], 1)
+        ids = torch.cat([self.prompt_ids, self.response_ids], 1)
+        number = (mask.flatten().cumsum(0) - 1).view(mask.shape)
+        width = self.prompt_ids.shape[1]
+        ends = number[torch.arange(len(mask), device=mask.device), last_valid_index(mask)]
+        return Sequences(from_padded(ids, mask), number[:, width - 1 : -1][self.response_mask], ends)
 
     def __len__(self) -> int:
         return len(self.prompt_ids)

@@ -14,14 +14,15 @@ from rlhf_lightning.ppo.scoring import ScoredRollout
 
 
 def rollout_metrics(
-    rollout: Rollout, scored: ScoredRollout, kl: Tensor, reduce: Callable[[Tensor], Tensor] = torch.clone
+    rollout: Rollout, scored: ScoredRollout, reduce: Callable[[Tensor], Tensor] = torch.clone
 ) -> dict[str, float]:
     """The `rollout/*` metrics: means over responses, except entropy, which is a mean over tokens.
+
+    Without the reference's log-probabilities there is no `rollout/kl`.
 
     Args:
         rollout: B responses of this process.
         scored: Their numbers.
-        kl: [B, R] nats per token.
         reduce: Sums a tensor over all processes; by default there is one.
     """
     mask = rollout.response_mask
@@ -31,10 +32,10 @@ def rollout_metrics(
         return float(masked_moments(x, every, reduce)[0])
 
     score_mean, score_variance = masked_moments(scored.scores, every, reduce)
-    return {
+    divergence = {"rollout/kl": mean(torch.where(mask, scored.kl, 0.0).sum(1))}
+    return ({} if scored.ref_logprobs is None else divergence) | {
         "rollout/score_mean": float(score_mean),
         "rollout/score_std": float(score_variance.sqrt()),
-        "rollout/kl": mean(torch.where(mask, kl, 0.0).sum(1)),
         "rollout/response_tokens": mean(mask.sum(1)),
         "rollout/eos_rate": 1 - mean(rollout.truncated),
         "rollout/entropy": float(masked_moments(scored.entropy, mask, reduce)[0]),
@@ -49,9 +50,10 @@ def require_finite(rollout: Rollout, scored: ScoredRollout, texts: Sequence[str]
     """
     per_token = {
         "log-probability of the policy": scored.logprobs,
-        "log-probability of the reference": scored.ref_logprobs,
         "value": scored.values,
     }
+    if scored.ref_logprobs is not None:
+        per_token["log-probability of the reference"] = scored.ref_logprobs
     bad = {name: ~torch.isfinite(x) & rollout.response_mask for name, x in per_token.items()}
     rows = {name: x.any(1) for name, x in bad.items()} | {"score of the reward model": ~torch.isfinite(scored.scores)}
     for name, row in rows.items():

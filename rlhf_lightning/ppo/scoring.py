@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlhf_lightning.memory import split_by_tokens
+from rlhf_lightning.ppo.kl import kl_k1
 from rlhf_lightning.ppo.roles import Roles
 from rlhf_lightning.ppo.rollout import Rollout
 
@@ -18,8 +20,8 @@ class ScoredRollout:
 
     logprobs: Tensor
     """[B, R] nats, of the policy that sampled."""
-    ref_logprobs: Tensor
-    """[B, R] nats, of the reference."""
+    ref_logprobs: Tensor | None
+    """[B, R] nats, of the reference; None where it was not asked."""
     values: Tensor
     """[B, R] score units."""
     scores: Tensor
@@ -27,14 +29,22 @@ class ScoredRollout:
     entropy: Tensor
     """[B, R] nats."""
 
+    @property
+    def kl(self) -> Tensor:
+        """The k1 estimate of each token's KL to the reference, nats, [B, R]; 0 where the reference was not asked."""
+        if self.ref_logprobs is None:
+            return torch.zeros_like(self.logprobs)
+        return kl_k1(self.logprobs, self.ref_logprobs)
+
 
 @torch.no_grad()
 def score_rollout(
     roles: Roles,
     rollout: Rollout,
     temperature: float,
-    micro_batch_size: int,
+    micro_batch_tokens: int,
     with_values: bool = True,
+    with_reference: bool = True,
     on_rows: Callable[[int], None] | None = None,
 ) -> ScoredRollout:
     """Log-probabilities of policy and reference, values and scores, by forwards like those of the update.
@@ -45,22 +55,25 @@ def score_rollout(
         roles: The four roles.
         rollout: B responses.
         temperature: The sampling temperature.
-        micro_batch_size: Rows of a forward; rows of similar length go together.
+        micro_batch_tokens: Tokens of a forward; rows of similar length go together.
         with_values: Compute values; evaluation has no use for them and gets zeros.
+        with_reference: Compute the reference's log-probabilities; without a KL penalty training has no use for them.
         on_rows: Called with the number of rows done, for a progress bar.
     """
     shape = rollout.response_mask.shape
     # float32 by name: under bf16-true precision torch's default is bf16, whose log-probabilities have two digits.
     empty = torch.zeros(shape, dtype=torch.float32, device=rollout.response_ids.device)
-    out = ScoredRollout(empty, empty.clone(), empty.clone(), empty[:, 0].clone(), empty.clone())
-    lengths = rollout.prompt_mask.sum(1) + rollout.response_mask.sum(1)
-    for index in lengths.argsort(stable=True).split(micro_batch_size):
+    reference = empty.clone() if with_reference else None
+    out = ScoredRollout(empty, reference, empty.clone(), empty[:, 0].clone(), empty.clone())
+    order = rollout.tokens.argsort(stable=True)
+    for rows in split_by_tokens(rollout.tokens[order], micro_batch_tokens):
+        index = order[rows]
         part = rollout.rows(index)
         width = part.response_ids.shape[1]
         logprobs, entropy = roles.logprobs("policy", part, temperature)
-        ref_logprobs, _ = roles.logprobs("reference", part, temperature)
         out.logprobs[index, :width], out.entropy[index, :width] = logprobs, entropy
-        out.ref_logprobs[index, :width] = ref_logprobs
+        if reference is not None:
+            reference[index, :width], _ = roles.logprobs("reference", part, temperature, with_entropy=False)
         if with_values:
             out.values[index, :width] = roles.values(part)
         out.scores[index] = roles.score(part)

@@ -13,6 +13,8 @@ from torch import Tensor
 from rlhf_lightning.data.item_store import pack_integers, unpack_integers
 from rlhf_lightning.data.kinds import Demonstration, Ranking
 from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming, pad
+from rlhf_lightning.memory import split_by_tokens
+from rlhf_lightning.models.ragged import Ragged, from_prompts
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,32 @@ class RankingBatch:
 
     def row(self, index: int) -> RankingBatch:
         """One prompt with its responses."""
-        own = self.prompt == index
+        return self._rows(torch.tensor([index], device=self.prompt.device), None)
+
+    def _rows(self, rows: Tensor, step_weight: float | None) -> RankingBatch:
+        """Some prompts, in ascending order, with their responses."""
+        own = torch.isin(self.prompt, rows)
         return RankingBatch(
-            self.prompt_ids[index : index + 1],
-            self.prompt_mask[index : index + 1],
+            self.prompt_ids[rows],
+            self.prompt_mask[rows],
             self.response_ids[own],
             self.response_mask[own],
             self.ranks[own],
-            torch.zeros_like(self.prompt[own]),
+            torch.searchsorted(rows, self.prompt[own]),
+            step_weight,
         )
+
+    def parts(self, max_tokens: int) -> Iterator[RankingBatch]:
+        """The batch in pieces of at most `max_tokens`, and at least one prompt; their losses are shares of its own."""
+        own = self.response_mask.sum(1)
+        tokens = self.prompt_mask.sum(1).index_add(0, self.prompt, own)
+        for rows in split_by_tokens(tokens, max_tokens):
+            yield self._rows(rows, self.step_weight or self.weight)
+
+    def ragged(self) -> tuple[Ragged, Tensor]:
+        """Every prompt once and every response once, and the number of each response's last token [N]."""
+        tokens = from_prompts(self.prompt_ids, self.prompt_mask, self.response_ids, self.response_mask, self.prompt)
+        return tokens, self.prompt_mask.sum() + self.response_mask.sum(1).cumsum(0) - 1
 
 
 def collate(rows: Sequence[RankedPrompt], pad_id: int) -> RankingBatch:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.artefacts import open_source
-from rlhf_lightning.masked import last_valid_index
+from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.models.building import ADAPTER, base_dtype, build_backbone, build_head, save_adapter, save_full
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.reward.data import RankingBatch, RankingDataModule
@@ -39,6 +39,7 @@ class RewardModule(StageModule):
         chat_template: str | None = None,
         seed: int | None = None,
         trust_remote_code: bool = False,
+        memory: MemorySettings = MemorySettings(),  # noqa: B008
     ) -> None:
         """
         Args:
@@ -51,10 +52,11 @@ class RewardModule(StageModule):
             chat_template: Jinja template in place of the tokenizer's own; later stages inherit it.
             seed: By default `seed_everything`.
             trust_remote_code: Run code that comes with the model. Only for authors you trust.
+            memory: Tokens of a forward, gradient checkpointing.
         """
         source = open_source(init_from, KEY)
         settings = StageSettings(
-            lora, optimizer, schedule, pad_token, prompt_format, chat_template, seed, trust_remote_code
+            lora, optimizer, schedule, pad_token, prompt_format, chat_template, seed, trust_remote_code, memory
         )
         super().__init__(source, KEY, settings, locals())
         self.pair_metrics = PairMetrics()
@@ -70,13 +72,14 @@ class RewardModule(StageModule):
 
     def scores(self, batch: RankingBatch) -> Tensor:
         """One score per response, read at its last valid token (EOS where there is one); [N] float32."""
+        tokens, ends = batch.ragged()
         with self.backbone.using(ADAPTER if self.lora else None):
-            hidden = self.backbone.hidden_after_prompts(
-                batch.prompt_ids, batch.prompt_mask, batch.response_ids, batch.response_mask, batch.prompt
-            )
-        rows = torch.arange(len(hidden), device=hidden.device)
-        scores: Tensor = self.head(hidden[rows, last_valid_index(batch.response_mask)])
+            hidden = self.backbone.hidden_ragged(tokens)
+        scores: Tensor = self.head(hidden[ends])
         return scores
+
+    def _all_scores(self, batch: RankingBatch) -> Tensor:
+        return torch.cat([self.scores(part) for part in batch.parts(self.memory.micro_batch_tokens)])
 
     def loss(self, batch: RankingBatch) -> Tensor:
         return self._loss_of(self.scores(batch), batch)
@@ -89,10 +92,13 @@ class RewardModule(StageModule):
             yield self.template.tokenizer.decode(ids[batch.prompt_mask[i]]), batch.row(i)
 
     def training_step(self, batch: RankingBatch, batch_idx: int) -> Tensor:
-        scores = self.scores(batch)
-        pairs = decided_pairs(batch.ranks, batch.prompt)
-        share = self._loss_of(scores, batch)
-        right = (scores[pairs.better] > scores[pairs.worse]).sum()
+        gradients, scores = self.early_backward(), []
+        for part in batch.parts(self.memory.micro_batch_tokens):
+            scores.append(self.scores(part))
+            gradients.add(self._loss_of(scores[-1], part))
+        share, pairs = gradients.loss(), decided_pairs(batch.ranks, batch.prompt)
+        score = torch.cat(scores).detach()
+        right = (score[pairs.better] > score[pairs.worse]).sum()
         if totals := self.step_totals(loss=share, right=right, pairs=torch.ones_like(pairs.better).sum()):
             self.log("train/loss", totals["loss"], prog_bar=True, batch_size=1)
             self.log("train/accuracy", totals["right"] / totals["pairs"], prog_bar=True, batch_size=1)
@@ -100,7 +106,7 @@ class RewardModule(StageModule):
         return self.scaled(batch, share)
 
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
-        scores = self.scores(batch)
+        scores = self._all_scores(batch)
         pairs = decided_pairs(batch.ranks, batch.prompt)
         self.log("val/loss", ranking_loss(scores, pairs), batch_size=int(batch.weight), sync_dist=True)
         self.pair_metrics.update(scores, pairs, batch.prompt)
@@ -110,7 +116,7 @@ class RewardModule(StageModule):
             self.log(f"val/{name}", value, prog_bar=name == "accuracy")
 
     def test_step(self, batch: RankingBatch, batch_idx: int) -> None:
-        self.pair_metrics.update(self.scores(batch), decided_pairs(batch.ranks, batch.prompt), batch.prompt)
+        self.pair_metrics.update(self._all_scores(batch), decided_pairs(batch.ranks, batch.prompt), batch.prompt)
 
     def on_test_epoch_end(self) -> None:
         for name, value in self.pair_metrics.compute().items():
@@ -118,7 +124,7 @@ class RewardModule(StageModule):
 
     def predict_step(self, batch: RankingBatch, batch_idx: int) -> Tensor:
         """Scores [N] of the batch's responses."""
-        return self.scores(batch)
+        return self._all_scores(batch)
 
     def before_artefact(self) -> None:
         """Set the bias so that demonstrations score 0 on average: a shift, no scale (§3.5)."""
@@ -129,7 +135,7 @@ class RewardModule(StageModule):
         self.eval()
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for batch in data.centering_batches():
-                scores.append(self.scores(batch.to(self.device)))
+                scores.append(self._all_scores(batch.to(self.device)))
             self.head.bias.sub_(torch.cat(scores).double().mean().to(self.head.bias.dtype))
 
     def save_weights(self, directory: Path) -> None:

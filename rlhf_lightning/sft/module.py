@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 
 from rlhf_lightning.artefacts import open_source
 from rlhf_lightning.logprobs import token_logprobs
+from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.models.building import ADAPTER, base_dtype, build_backbone, save_adapter, save_full
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
@@ -41,6 +42,7 @@ class SFTModule(StageModule):
         chat_template: str | None = None,
         seed: int | None = None,
         trust_remote_code: bool = False,
+        memory: MemorySettings = MemorySettings(),  # noqa: B008
     ) -> None:
         """
         Args:
@@ -54,10 +56,11 @@ class SFTModule(StageModule):
             chat_template: Jinja template in place of the tokenizer's own; later stages inherit it.
             seed: By default `seed_everything`.
             trust_remote_code: Run code that comes with the model. Only for authors you trust.
+            memory: Tokens of a forward, gradient checkpointing.
         """
         source = open_source(base_model, KEY)
         settings = StageSettings(
-            lora, optimizer, schedule, pad_token, prompt_format, chat_template, seed, trust_remote_code
+            lora, optimizer, schedule, pad_token, prompt_format, chat_template, seed, trust_remote_code, memory
         )
         super().__init__(source, KEY, settings, locals())
         self.val_nll = MeanMetric()
@@ -68,14 +71,16 @@ class SFTModule(StageModule):
 
     def token_losses(self, batch: SFTBatch) -> Tensor:
         """Negative log-likelihood of every target token of a batch, in reading order; [N] nats."""
-        mask, positions = (batch.attention_mask, batch.positions) if batch.packed else (batch.attention_mask, None)
+        tokens, targets = batch.ragged()
         with self.backbone.using(ADAPTER if self.lora else None):
-            hidden = self.backbone.hidden(batch.input_ids, mask, positions)
-            targets = batch.loss_mask[:, 1:]
+            hidden = self.backbone.hidden_ragged(tokens)
             logprobs, _ = token_logprobs(
-                hidden[:, :-1][targets], batch.input_ids[:, 1:][targets], self.backbone.unembed
+                hidden[targets - 1], tokens.ids[targets], self.backbone.unembed, with_entropy=False
             )
         return -logprobs
+
+    def _all_token_losses(self, batch: SFTBatch) -> Tensor:
+        return torch.cat([self.token_losses(part) for part in batch.parts(self.memory.micro_batch_tokens)])
 
     def loss(self, batch: SFTBatch) -> Tensor:
         return self.token_losses(batch).sum() / (batch.step_weight or batch.weight)
@@ -86,14 +91,17 @@ class SFTModule(StageModule):
             yield self.template.tokenizer.decode(ids[valid]), batch.row(i)
 
     def training_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
-        share = self.loss(batch)
+        gradients = self.early_backward()
+        for part in batch.parts(self.memory.micro_batch_tokens):
+            gradients.add(self.loss(part))
+        share = gradients.loss()
         if totals := self.step_totals(loss=share):
             self.log("train/loss", totals["loss"], prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
             self.log("lr/policy", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
         return self.scaled(batch, share)
 
     def validation_step(self, batch: SFTBatch, batch_idx: int) -> None:
-        losses = self.token_losses(batch)
+        losses = self._all_token_losses(batch)
         self.val_nll.update(losses.mean(), losses.numel())
 
     def on_validation_epoch_end(self) -> None:
@@ -107,7 +115,7 @@ class SFTModule(StageModule):
 
     def predict_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
         """Negative log-likelihoods of the batch's response tokens, [N] nats."""
-        return self.token_losses(batch)
+        return self._all_token_losses(batch)
 
     def _log_nll(self, split: str) -> None:
         loss = self.val_nll.compute()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from rlhf_lightning.data.item_store import ItemStore, pack_integers, unpack_integers
 from rlhf_lightning.datamodule import pad
+from rlhf_lightning.memory import split_by_tokens
+from rlhf_lightning.models.ragged import Ragged, from_lengths
 
 
 @dataclass(frozen=True)
@@ -53,28 +55,28 @@ class SFTBatch:
         return float(self.loss_mask[:, 1:].sum())
 
     @property
-    def attention_mask(self) -> Tensor:
-        """Bool [B, T] for unpacked rows; block-causal bool [B, 1, T, T] for packed ones."""
+    def tokens(self) -> Tensor:
+        """Tokens of each row, padding not counted; [B]."""
+        return (self.segments > 0).sum(1)
+
+    def ragged(self) -> tuple[Ragged, Tensor]:
+        """The examples as sequences of their own, and the numbers of the tokens among theirs that are targets."""
         valid = self.segments > 0
-        if not self.packed:
-            return valid
-        width = self.segments.shape[1]
-        same = self.segments.unsqueeze(1) == self.segments.unsqueeze(2)
-        causal = torch.ones(width, width, dtype=torch.bool, device=same.device).tril()
-        # Padding looks at itself: a row of a softmax with nothing to look at would be NaN.
-        return (same & causal).unsqueeze(1)
+        # A number for each example of the batch; examples of a row stand side by side.
+        rows = torch.arange(len(valid), device=valid.device).unsqueeze(1) * (self.segments.max() + 1)
+        lengths = (rows + self.segments)[valid].unique_consecutive(return_counts=True)[1]
+        return from_lengths(self.input_ids[valid], lengths), self.loss_mask[valid].nonzero().squeeze(1)
 
-    @property
-    def packed(self) -> bool:
-        return bool((self.segments > 1).any())
-
-    @property
-    def positions(self) -> Tensor:
-        """[B, T] positions that start again at 0 in every example."""
-        index = torch.arange(self.segments.shape[1], device=self.segments.device).expand_as(self.segments)
-        starts = torch.ones_like(self.segments, dtype=torch.bool)
-        starts[:, 1:] = self.segments[:, 1:] != self.segments[:, :-1]
-        return index - torch.where(starts, index, 0).cummax(1).values
+    def parts(self, max_tokens: int) -> Iterator[SFTBatch]:
+        """The batch in pieces of at most `max_tokens`, and at least one row; their losses are shares of its own."""
+        for rows in split_by_tokens(self.tokens, max_tokens):
+            width = int((self.segments[rows] > 0).sum(1).max())
+            yield SFTBatch(
+                self.input_ids[rows, :width],
+                self.loss_mask[rows, :width],
+                self.segments[rows, :width],
+                self.step_weight or self.weight,
+            )
 
     def to(self, device: torch.device) -> SFTBatch:
         return SFTBatch(

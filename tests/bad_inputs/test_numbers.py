@@ -40,7 +40,7 @@ MODEL: list[tuple[str, str, str, str]] = [
     ("ppo", "gamma", "1.01", "at least 0 and at most 1"),
     ("ppo", "gae_lambda", "1.5", "at least 0 and at most 1"),
     ("ppo", "missing_eos_penalty", "-1", AT_LEAST_0),
-    ("ppo", "scoring_batch_size", "0", AT_LEAST_1),
+    ("ppo", "memory.micro_batch_tokens", "0", AT_LEAST_1),
 ]
 DATA: list[tuple[str, str, str, str]] = [
     ("sft", "batch_size", "0", AT_LEAST_1),

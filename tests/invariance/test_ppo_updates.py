@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.generation import SamplingSettings
+from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.ppo.buffer import Experience, UpdatePlan
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptBatch, PromptDataModule
@@ -90,8 +91,9 @@ VARIATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], floa
     "again": ({}, {}, {}, EXACT),
     "two micro-batches": ({}, {}, {"accumulate_grad_batches": 2}, REORDERED),
     "eight micro-batches": ({}, {}, {"accumulate_grad_batches": 8}, REORDERED),
-    "scoring one by one": ({"scoring_batch_size": 1}, {}, {}, REORDERED),
-    "scoring five by five": ({"scoring_batch_size": 5}, {}, {}, REORDERED),
+    "one response a forward": ({"memory": MemorySettings(1)}, {}, {}, REORDERED),
+    "a few responses a forward": ({"memory": MemorySettings(60)}, {}, {}, REORDERED),
+    "gradient checkpointing": ({"memory": MemorySettings(gradient_checkpointing=True)}, {}, {}, REORDERED),
     "decoding three by three": ({"sampling": replace(SAMPLING, batch_size=3)}, {}, {}, REORDERED),
     "more padding on the left": ({}, {"prompts": more_padding}, {}, REORDERED),
     "other padding tokens": ({}, {"prompts": other_padding}, {}, EXACT),

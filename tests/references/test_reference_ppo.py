@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.generation import SamplingSettings
+from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.ppo.buffer import UpdatePlan
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptDataModule
@@ -78,7 +79,7 @@ def package_module(tiny: TinyRuns) -> Recorded:
         gamma=s.gamma,
         gae_lambda=s.gae_lambda,
         missing_eos_penalty=s.missing_eos_penalty,
-        scoring_batch_size=5,
+        memory=MemorySettings(60),
         seed=3,
     )
     made.configure_model()

@@ -19,6 +19,7 @@ from rlhf_lightning import logprobs as logprobs_module
 from rlhf_lightning.generation import sample
 from rlhf_lightning.logprobs import token_logprobs
 from rlhf_lightning.masked import last_valid_index, position_ids
+from rlhf_lightning.models.ragged import Ragged
 from rlhf_lightning.schedule import ScheduleSettings, lr_factor
 from rlhf_lightning.sft.module import SFTModule
 from rlhf_lightning.sft.packing import PackedRows, SFTExample, collate, pack
@@ -54,7 +55,7 @@ def slopes(x: Any) -> Any:
 @pytest.mark.parametrize("chunk", [1, 2, 256])
 def test_token_logprobs(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """float32 on purpose, whatever comes in; gradients with respect to hidden states and the unembedding."""
-    monkeypatch.setattr(logprobs_module, "CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(logprobs_module, "chunk_rows", lambda device: chunk)
 
     @fast
     @given(st.integers(1, 5), SEED, st.sampled_from([1.0, 0.7, 2.0]), st.sampled_from([1.0, 0.0, 4.0]))
@@ -84,13 +85,26 @@ def test_token_logprobs(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
             assert u.grad is not None
             assert torch.allclose(x.grad.double(), torch.tensor(slopes(h)).double(), rtol=0, atol=tolerance)
             assert torch.allclose(u.grad.double(), torch.tensor(slopes(w)).double(), rtol=0, atol=tolerance)
+        frozen = torch.nn.Linear(3, 4, bias=False).requires_grad_(False)
+        frozen.weight.copy_(weight)
+        x = hidden.clone().requires_grad_()
+        found, entropy = token_logprobs(x, targets, frozen, temperature)
+        (found * cotangent).sum().backward()
+        assert found.tolist() == pytest.approx(expected, abs=tolerance)
+        assert entropy.tolist() == pytest.approx([formulas.entropy(p) for p in log_p], abs=tolerance)
+        assert x.grad is not None
+        assert torch.allclose(x.grad.double(), torch.tensor(slopes(h)).double(), rtol=0, atol=tolerance)
+        with torch.no_grad():
+            without, nothing = token_logprobs(hidden, targets, frozen, temperature, with_entropy=False)
+        assert torch.equal(without, found.detach())
+        assert not nothing.any()
 
     run()
 
 
 def test_logits_are_computed_again_in_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that memory does not grow with the rows; without gradients they are computed once."""
-    monkeypatch.setattr(logprobs_module, "CHUNK_TOKENS", 2)
+    monkeypatch.setattr(logprobs_module, "chunk_rows", lambda device: 2)
     rows: list[int] = []
 
     def unembed(hidden: Tensor) -> Tensor:
@@ -118,15 +132,15 @@ def test_no_tokens_keep_the_graph() -> None:
 class Lookup:
     """A backbone whose logits are a table: what stands at [row, column], NaN in the padding."""
 
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
+    def __init__(self, table: Tensor, valid: Tensor) -> None:
+        self.table, self.valid = table, valid
 
     @contextmanager
     def using(self, name: str | None) -> Iterator[None]:
         yield
 
-    def hidden(self, ids: Tensor, mask: Tensor, positions: Tensor | None) -> Tensor:
-        return self.table
+    def hidden_ragged(self, batch: Ragged) -> Tensor:
+        return self.table[self.valid]
 
     def unembed(self, hidden: Tensor) -> Tensor:
         return hidden
@@ -160,7 +174,7 @@ def test_sft_loss(drawn: list[list[tuple[int, bool]]], seed: int, packed: bool) 
     logits = [scalars(table[b, c : c + len(e.ids)]) for e in examples for b, c in [columns[id(e)]]]
     expected = formulas.sft_loss(logits, [(e.ids, e.is_response) for e in examples], num_tokens=7)
     table.requires_grad_()
-    module = SimpleNamespace(lora=None, backbone=Lookup(table))
+    module = SimpleNamespace(lora=None, backbone=Lookup(table, batch.segments > 0))
     loss = SFTModule.token_losses(module, batch).sum() / 7  # type: ignore[arg-type]
     assert loss.item() == pytest.approx(expected.item(), rel=FLOAT32, abs=FLOAT32)
     loss.backward()
@@ -184,19 +198,18 @@ def test_packed_rows(drawn: list[list[tuple[int, bool]]], limit: int) -> None:
     free = [limit - sum(len(e.ids) for e in row) for row in rows]
     assert min(free) >= 0
     # No row was begun with an example that had room in one before.
-    assert all(len(row[0].ids) > room for n, row in enumerate(rows) for room in free[:n])
+    assert all(max(len(e.ids) for e in row) > room for n, row in enumerate(rows) for room in free[:n])
     batch = collate(rows, pad_id=3)
     width = batch.input_ids.shape[1]
     for b, row in enumerate(rows):
-        lengths = [len(e.ids) for e in row]
-        used = sum(lengths)
+        used = sum(len(e.ids) for e in row)
         assert batch.input_ids[b].tolist() == [t for e in row for t in e.ids] + [3] * (width - used)
-        assert batch.positions[b, :used].tolist() == formulas.packed_positions(lengths)
-        if batch.packed:
-            assert batch.attention_mask[b, 0].tolist() == formulas.may_look(lengths, width)
-        else:
-            assert batch.attention_mask[b].tolist() == [t < used for t in range(width)]
-    assert batch.packed == any(len(row) > 1 for row in rows)
+    tokens, targets = batch.ragged()
+    lengths = [len(e.ids) for row in rows for e in row]
+    assert tokens.ids.tolist() == [t for row in rows for e in row for t in e.ids]
+    assert tokens.positions.tolist() == formulas.packed_positions(lengths)
+    flags = [flag and i > 0 for row in rows for e in row for i, flag in enumerate(e.is_response)]
+    assert targets.tolist() == [i for i, flag in enumerate(flags) if flag]
 
 
 @fast

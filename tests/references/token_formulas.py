@@ -54,18 +54,6 @@ def sft_loss(logits: Sequence[Sequence[Sequence[Tensor]]], examples: Sequence[Ex
     return loss / num_tokens
 
 
-def may_look(row: Sequence[int], width: int) -> list[list[bool]]:
-    """Which columns [i][j] of a row of packed examples column i sees: its own example's, up to itself.
-
-    Args:
-        row: Lengths of the examples in the row.
-        width: Columns; those after the last example are padding, which counts as one more example.
-    """
-    owner = [n for n, length in enumerate(row) for _ in range(length)]
-    owner += [-1] * (width - len(owner))
-    return [[owner[i] == owner[j] and j <= i for j in range(width)] for i in range(width)]
-
-
 def packed_positions(row: Sequence[int]) -> list[int]:
     """Positions within each example of a row."""
     return [t for length in row for t in range(length)]

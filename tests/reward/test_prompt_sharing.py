@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from rlhf_lightning.masked import last_valid_index
 from rlhf_lightning.models.backbone import Backbone, load_causal_lm
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.sources import resolve
@@ -32,10 +31,9 @@ def test_scores_and_gradients_equal_those_of_separate_sequences() -> None:
         return [p.grad.clone() for p in backbone.adapter_state("a").values() if p.grad is not None]
 
     with backbone.using("a"):
-        shared = backbone.hidden_after_prompts(
-            batch.prompt_ids, batch.prompt_mask, batch.response_ids, batch.response_mask, batch.prompt
-        )
-        shared_scores = shared[torch.arange(5), last_valid_index(batch.response_mask)] @ weight
+        tokens, ends = batch.ragged()
+        assert len(tokens) == 7 + 12  # every prompt once
+        shared_scores = backbone.hidden_ragged(tokens)[ends] @ weight
         separate_scores = torch.stack(
             [
                 backbone.hidden(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.bool))[0, -1] @ weight

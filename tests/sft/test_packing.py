@@ -75,8 +75,7 @@ def test_no_two_bins_would_fit_into_one(lengths: list[int]) -> None:
 
 def test_positions_start_again_in_every_example() -> None:
     batch = collate([EXAMPLES[:2], EXAMPLES[2:]], 0)
-    assert batch.positions[0].tolist() == [0, 1, 2, 3, 0, 1, 2]
-    assert batch.positions[1, :5].tolist() == [0, 1, 2, 3, 4]
+    assert batch.ragged()[0].positions.tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3, 4]
 
 
 def test_only_assistant_turns_are_targets() -> None:

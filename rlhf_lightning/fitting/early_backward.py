@@ -1,0 +1,69 @@
+"""Gradients of a loss computed part by part, while Lightning still calls one backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+
+class _Computed(torch.autograd.Function):
+    """A scalar whose gradients are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, gradients: list[Tensor | None], *parameters: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.gradients = gradients
+        return total.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, None, *(g if g is None else g.mul_(grad.to(g.dtype)) for g in gradients)
+
+
+class EarlyBackward:
+    """Sums parts of a loss, each of which goes backward and is forgotten before the next one is computed.
+
+    Only one part's activations are alive at a time, whatever the batch and however many roles a loss has. The sum is
+    handed to the trainer as one scalar, so that precision, accumulation, clipping and hooks stay as they are.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], device_type: str, scale: float = 1.0) -> None:
+        """
+        Args:
+            parameters: What is trained.
+            device_type: "cpu" or "cuda".
+            scale: Loss scale of 16-bit gradients, taken out again before they are added up.
+        """
+        self._parameters = list(parameters)
+        self._gradients: list[Tensor | None] = [None] * len(self._parameters)
+        self._device_type, self._scale = device_type, scale
+        self.total: Tensor | None = None
+
+    def add(self, loss: Tensor) -> None:
+        """Count a part in: a scalar with a graph, which is freed."""
+        # Autocast is for forwards: it would cast the products of a float32 backward to 16 bit.
+        with torch.autocast(self._device_type, enabled=False):
+            new = torch.autograd.grad(loss * self._scale, self._parameters, allow_unused=True)
+        for i, gradient in enumerate(new):
+            if gradient is not None:
+                gradient = gradient if self._scale == 1.0 else gradient / self._scale
+                held = self._gradients[i]
+                self._gradients[i] = gradient if held is None else held.add_(gradient)
+        loss = loss.detach()
+        self.total = loss if self.total is None else self.total + loss
+
+    def loss(self) -> Tensor:
+        """The sum, as a scalar to call `backward` on once."""
+        assert self.total is not None, "no part was added"
+        loss: Tensor = _Computed.apply(self.total, self._gradients, *self._parameters)
+        return loss
+
+
+def loss_scale(trainer: L.Trainer) -> float | None:
+    """What 16-bit gradients are scaled by; None where they are not."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return None if scaler is None else float(scaler.get_scale())

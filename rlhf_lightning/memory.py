@@ -1,0 +1,46 @@
+"""What a user can say about memory, and the splitting of batches that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.bounds import check_number
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """Limits of memory; neither changes a result but by the rounding of sums."""
+
+    micro_batch_tokens: int = 8192
+    """Tokens (prompts included, padding does not exist) of one forward and backward. A batch that has more is
+    computed in parts, so memory does not grow with the batch; a single longer sequence goes alone."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input for the backward and compute the rest again: a third more time for a fraction of
+    the memory."""
+
+    def __post_init__(self) -> None:
+        check_number("model.init_args.memory.micro_batch_tokens", self.micro_batch_tokens, at_least=1)
+
+
+def split_by_tokens(tokens: Tensor, limit: int) -> list[Tensor]:
+    """Row numbers in the given order, cut into parts of at most `limit` tokens and at least one row each.
+
+    Args:
+        tokens: [B], tokens of each row.
+        limit: Most tokens of a part.
+
+    >>> [part.tolist() for part in split_by_tokens(torch.tensor([3, 2, 4, 9, 1]), 5)]
+    [[0, 1], [2], [3], [4]]
+    """
+    parts: list[list[int]] = [[]]
+    held = 0
+    for row, count in enumerate(tokens.tolist()):
+        if parts[-1] and held + count > limit:
+            parts.append([])
+            held = 0
+        parts[-1].append(row)
+        held += count
+    return [torch.tensor(part, device=tokens.device, dtype=torch.long) for part in parts]

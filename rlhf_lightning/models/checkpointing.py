@@ -1,0 +1,48 @@
+"""Gradient checkpointing that knows which adapter a layer ran with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+@contextmanager
+def checkpointed(model: nn.Module) -> Iterator[None]:
+    """Run forwards that keep only the input of each transformer layer, and compute the rest again in the backward.
+
+    transformers' own way recomputes with whatever adapter is active when `backward` is called, which silently gives
+    wrong gradients once several adapters share a base; and it does nothing in evaluation mode, in which PPO trains.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and torch.is_grad_enabled()]
+    for layer in layers:
+        adapted = [m for m in layer.modules() if isinstance(m, LoraLayer)]
+        object.__setattr__(layer, "forward", partial(_run, layer.forward, adapted))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            object.__delattr__(layer, "forward")
+
+
+def _run(forward: Callable[..., Any], adapted: list[LoraLayer], *args: Any, **kwargs: Any) -> Any:
+    names = adapted[0]._active_adapter if adapted else []
+
+    def with_adapter(*args: Any, **kwargs: Any) -> Any:
+        before = [layer._active_adapter for layer in adapted]
+        for layer in adapted:
+            layer._active_adapter = names
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            for layer, old in zip(adapted, before, strict=True):
+                layer._active_adapter = old
+
+    return checkpoint(with_adapter, *args, use_reentrant=False, **kwargs)

@@ -1,0 +1,73 @@
+"""PEFT's LoRA layer with one autograd node instead of eight: same parameters, same result, half the memory traffic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+
+
+class _LoraProduct(torch.autograd.Function):
+    """x Wᵀ + bias + (x Aᵀ) Bᵀ·scale, with gradients for x, A and B; W is frozen.
+
+    Autograd's own graph of this keeps a cast copy of x for every layer that reads it (query, key and value: three
+    times) and writes the output three times; here x is kept once, as it came.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, scale: float
+    ) -> Tensor:
+        a, b = lora_a.to(x.dtype), (lora_b * scale).to(x.dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        low = rows @ a.t()
+        out = F.linear(rows, weight, bias).addmm_(low, b.t())
+        ctx.save_for_backward(rows, weight, a, b, low)
+        ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, lora_a.dtype
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        rows, weight, a, b, low = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1])
+        grad_low = grad @ b
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad @ weight).addmm_(grad_low, a).view(ctx.shape)
+        grad_a = (grad_low.t() @ rows).to(ctx.dtype) if ctx.needs_input_grad[3] else None
+        grad_b = (grad.t() @ low).to(ctx.dtype) * ctx.scale if ctx.needs_input_grad[4] else None
+        return grad_x, None, None, grad_a, grad_b, None
+
+
+class LoraLinear(Linear):
+    """A PEFT layer over a frozen `nn.Linear`; anything else it is asked for, PEFT computes."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        name = self._active_adapter[0] if len(self._active_adapter) == 1 else None
+        if name not in self.lora_A or args or kwargs or self.disable_adapters or self.merged:
+            return super().forward(x, *args, **kwargs)
+        base: Any = self.get_base_layer()
+        dropout: Any = self.lora_dropout[name]
+        if name in self.lora_variant or self.lora_bias[name] or (dropout.training and not _does_nothing(dropout)):
+            return super().forward(x)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        if x.dtype != base.weight.dtype:
+            return super().forward(x)
+        a, b = self.lora_A[name].weight, self.lora_B[name].weight
+        # The inputs have the dtype of the product already; autocast would cast the float32 sums back to 16 bit.
+        with torch.autocast(x.device.type, enabled=False):
+            return _LoraProduct.apply(x, base.weight, base.bias, a, b, self.scaling[name])
+
+
+def use_single_node(layer: Any) -> None:
+    """Turn a PEFT layer over a frozen, unquantized `nn.Linear` into a `LoraLinear`; leave any other as it is."""
+    if type(layer) is Linear and type(layer.get_base_layer()) is nn.Linear:
+        layer.__class__ = LoraLinear
+
+
+def _does_nothing(dropout: nn.Module) -> bool:
+    return isinstance(dropout, nn.Identity) or getattr(dropout, "p", None) == 0.0

@@ -1,0 +1,55 @@
+"""Which models can read several sequences as one row of tokens, found out by trying."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.models import ragged_attention
+from rlhf_lightning.models.ragged import Ragged, from_lengths
+
+
+def ragged_forward(lm: Any, batch: Ragged) -> Tensor:
+    """Final hidden states [N, H] of N tokens, by a model whose attention is `ragged_attention`."""
+    out = lm.base_model(
+        input_ids=batch.ids.unsqueeze(0),
+        # A mask of four dimensions is passed on as it is: the attention goes by the layout.
+        attention_mask=torch.zeros(1, 1, 1, 1, device=batch.ids.device),
+        position_ids=batch.positions.unsqueeze(0),
+        use_cache=False,
+        ragged=batch.layout,
+    )
+    hidden: Tensor = out.last_hidden_state
+    return hidden[0]
+
+
+@torch.no_grad()
+def enable_ragged(lm: Any) -> None:
+    """Set a model's attention to `ragged_attention` if two sequences in one row then give what each gives alone.
+
+    Models that keep another state along a row (recurrent layers), add a bias of their own to the scores, or do not
+    use transformers' attention interface stay as they are; their batches are padded.
+    """
+    if lm.config._attn_implementation != "sdpa":
+        return
+    first, second = torch.tensor([[1, 2, 3, 0, 1]]), torch.tensor([[2, 0, 3]])
+    expected = torch.cat([lm.base_model(input_ids=x).last_hidden_state[0] for x in (first, second)])
+    try:
+        lm.set_attn_implementation(ragged_attention.NAME)
+        both = from_lengths(torch.cat([first[0], second[0]]), torch.tensor([5, 3]))
+        # Rounding of 16-bit weights stays below this; looking at a neighbour does not.
+        same = torch.allclose(ragged_forward(lm, both), expected, rtol=1e-2, atol=1e-2)
+    except Exception:  # whatever a model makes of a row that it was not written for
+        same = False
+    if not same:
+        lm.set_attn_implementation("sdpa")
+
+
+def reads_ragged(lm: Any, batch: Ragged) -> bool:
+    """Whether the model computes this batch without padding: a sliding window must not be shorter than a sequence."""
+    if lm.config._attn_implementation != ragged_attention.NAME:
+        return False
+    window = getattr(lm.config.get_text_config(), "sliding_window", None)
+    return window is None or int(batch.positions.max()) < window
