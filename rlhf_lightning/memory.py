@@ -14,7 +14,7 @@ from rlhf_lightning.bounds import check_number
 class MemorySettings:
     """Limits of memory; neither changes a result but by the rounding of sums."""
 
-    micro_batch_tokens: int = 8192
+    micro_batch_tokens: int = 4096
     """Tokens (prompts included, padding does not exist) of one forward and backward. A batch that has more is
     computed in parts, so memory does not grow with the batch; a single longer sequence goes alone."""
     gradient_checkpointing: bool = False

@@ -190,10 +190,8 @@ class StageModule(L.LightningModule):
         return [{"params": list(self.trainable().values()), "lr": self.optimizer_settings.lr, "name": self.stage}]
 
     def configure_optimizers(self) -> Any:
-        s = self.optimizer_settings
-        optimizer = torch.optim.AdamW(
-            self.parameter_groups(), lr=s.lr, betas=(s.beta1, s.beta2), eps=s.eps, weight_decay=s.weight_decay
-        )
+        # With a gradient scaler, Lightning cannot clip the gradients of a fused optimizer.
+        optimizer = self.optimizer_settings.adamw(self.parameter_groups(), fused=loss_scale(self.trainer) is None)
         total = self.trainer.estimated_stepping_batches
         if total == float("inf") and self.schedule_settings.needs_length:
             raise UserError(

@@ -20,6 +20,7 @@ from rlhf_lightning.models.load_errors import brief, missing_tensors, remedy
 from rlhf_lightning.models.lora_linear import use_single_node
 from rlhf_lightning.models.ragged import Ragged
 from rlhf_lightning.models.ragged_support import enable_ragged, ragged_forward, reads_ragged
+from rlhf_lightning.models.rms_norm import use_single_node_norms
 
 
 def load_tokenizer(
@@ -124,6 +125,7 @@ class Backbone(nn.Module):
         self.gradient_checkpointing = False
         """Keep only the inputs of layers for the backward, and compute the rest again."""
         self.lm.requires_grad_(not freeze)
+        use_single_node_norms(self.lm)
         self._peft: list[Any] = []  # in a list: registering the wrapper would list every parameter twice
         self._layers: dict[str, LoraLayer] = {}
 
