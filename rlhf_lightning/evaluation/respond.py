@@ -13,10 +13,10 @@ from rlhf_lightning.artefacts import Source
 from rlhf_lightning.data.kinds import PromptLike
 from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.logprobs import token_logprobs
-from rlhf_lightning.masked import last_valid_index
 from rlhf_lightning.models.backbone import Backbone, load_causal_lm, load_tokenizer
 from rlhf_lightning.models.building import attach_adapter, build_head
 from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.models.ragged import Ragged, from_lengths
 from rlhf_lightning.ppo.prompts import PromptItem, collate_prompts
 from rlhf_lightning.ppo.rollout import Rollout, sample_rollout
 from rlhf_lightning.prompt_template import PromptTemplate, plain_text
@@ -132,10 +132,9 @@ class Panel:
             for start in tqdm(range(0, len(order), 32), desc="scoring", unit="batch", leave=False):
                 rows = order[start : start + 32]
                 ids = [pairs[i][0] + pairs[i][1] for i in rows]
-                width = max(map(len, ids))
-                input_ids = torch.tensor([x + [self._pad_id] * (width - len(x)) for x in ids])
-                mask = torch.tensor([[True] * len(x) + [False] * (width - len(x)) for x in ids])
-                for i, s in zip(rows, self._score(input_ids.to(self._device), mask.to(self._device)), strict=True):
+                lengths = torch.tensor([len(x) for x in ids], device=self._device)
+                tokens = from_lengths(torch.tensor([t for x in ids for t in x], device=self._device), lengths)
+                for i, s in zip(rows, self._score(tokens, lengths.cumsum(0) - 1), strict=True):
                     scores[i] = float(s)
         return scores
 
@@ -146,22 +145,20 @@ class Panel:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.split(":")[0], self._dtype, enabled=self._dtype != torch.float32)
 
-    def _score(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+    def _score(self, tokens: Ragged, ends: Tensor) -> Tensor:
         assert self._head is not None
         backbone, adapter = self._places[REWARD]
         with backbone.using(adapter):
-            hidden = backbone.hidden(input_ids, mask)
-        scores: Tensor = self._head(hidden[torch.arange(len(hidden)), last_valid_index(mask)])
+            scores: Tensor = self._head(backbone.hidden_ragged(tokens)[ends])
         return scores
 
     def _logprob(self, name: str, rollout: Rollout) -> Tensor:
         """Log-probability of each whole response under a model; [B] nats."""
         backbone, adapter = self._places[name]
-        mask = torch.cat([rollout.prompt_mask, rollout.response_mask], 1)
+        targets = rollout.response_ids[rollout.response_mask]
         with backbone.using(adapter):
-            hidden = backbone.hidden(torch.cat([rollout.prompt_ids, rollout.response_ids], 1), mask)
-            hidden = hidden[:, rollout.prompt_ids.shape[1] - 1 : -1][rollout.response_mask]
-            logprobs, _ = token_logprobs(hidden, rollout.response_ids[rollout.response_mask], backbone.unembed)
+            hidden = backbone.hidden_ragged(rollout.sequences.tokens)[rollout.sequences.before]
+            logprobs, _ = token_logprobs(hidden, targets, backbone.unembed, with_entropy=False)
         rows = rollout.response_mask.nonzero()[:, 0]
         return torch.zeros(len(rollout), device=logprobs.device).index_add(0, rows, logprobs)
 
@@ -175,8 +172,7 @@ class Panel:
                 if name != self.reference:
                     kl = self._logprob(name, part) - self._logprob(self.reference, part)
                 if self._head is not None:
-                    ids = torch.cat([part.prompt_ids, part.response_ids], 1)
-                    scores = self._score(ids, torch.cat([part.prompt_mask, part.response_mask], 1))
+                    scores = self._score(part.sequences.tokens, part.sequences.ends)
             for i in range(len(part)):
                 tokens = part.response_ids[i][part.response_mask[i]].tolist()
                 text, ended = self.template.decode(tokens), not bool(part.truncated[i])
