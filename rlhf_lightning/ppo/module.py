@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,6 @@ from torch import Tensor
 from rlhf_lightning.artefacts import open_source, source_fingerprint
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.loops import StageFitLoop
-from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.masked import whiten
 from rlhf_lightning.models.backbone import load_tokenizer
 from rlhf_lightning.models.building import base_dtype, save_adapter, save_full
@@ -33,6 +33,8 @@ from rlhf_lightning.ppo.rollout_metrics import require_finite, rollout_metrics
 from rlhf_lightning.ppo.samples import SampleTable
 from rlhf_lightning.ppo.scoring import ScoredRollout, score_rollout
 from rlhf_lightning.ppo.update_metrics import UpdateMetrics
+from rlhf_lightning.rollouts.choice import build_engine
+from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from rlhf_lightning.stage import StageModule, StageSettings
 
@@ -76,7 +78,7 @@ class PPOModule(StageModule):
             optimizer: AdamW; `lr` is the policy's (C.4 does not print the paper's final one).
             schedule: Constant after a warmup over the first 10 iterations of 8 steps, from a tenth (C.4).
             value_lr: Learning rate of the value function; by default the policy's. C.4: 9e-6, its own.
-            sampling: Length limit, temperature and decoding batch of the rollout.
+            sampling: Length limit, temperature, decoding batch and engine of the rollout.
             num_minibatches: Optimizer steps of one pass over an iteration's rollout (C.4: 512 / 64 = 8).
             ppo_epochs: Passes over an iteration's rollout (C.4: 1).
             kl_coef: β, weight of the KL penalty (C.4: 0.02).
@@ -103,6 +105,7 @@ class PPOModule(StageModule):
         )
         self.value_lr = value_lr
         self.sampling = sampling
+        self.engine = build_engine(sampling)
         self.num_minibatches, self.ppo_epochs = num_minibatches, ppo_epochs
         self.kl_coef, self.missing_eos_penalty = kl_coef, missing_eos_penalty
         self.clip_range, self.value_clip_range, self.value_coef = clip_range, value_clip_range, value_coef
@@ -169,7 +172,7 @@ class PPOModule(StageModule):
         on_token = (lambda n: progress("rollout", n)) if progress else None
         eos_id, pad_id = self.template.eos_id, self.template.tokenizer.pad_token_id
         backbone, adapter = self.roles.backbone("policy"), self.roles.adapter("policy")
-        return sample_rollout(backbone, adapter, batch, self.sampling, seed, eos_id, pad_id, on_token)
+        return sample_rollout(self.engine, backbone, adapter, batch, self.sampling, seed, eos_id, pad_id, on_token)
 
     def score(self, rollout: Rollout, with_values: bool = True, progress: Progress | None = None) -> ScoredRollout:
         """Log-probabilities, values and scores of a rollout."""
@@ -196,7 +199,8 @@ class PPOModule(StageModule):
         rewards = token_rewards(scores, kl, mask, self.kl_coef)
         advantages, returns = gae(rewards, scored.values, mask, self.gamma, self.gae_lambda)
         advantages = whiten(advantages, mask, reduce=self.reduce_sum)
-        metrics = rollout_metrics(rollout, scored, kl, self.reduce_sum)
+        reduce_max = partial(self.trainer.strategy.reduce, reduce_op="max")
+        metrics = rollout_metrics(rollout, scored, kl, self.reduce_sum, reduce_max)
         metrics["value/explained_variance"] = float(explained_variance(scored.values, returns, mask, self.reduce_sum))
         seconds = {"time/rollout_s": rolled - start, "time/scoring_s": time.perf_counter() - rolled}
         return Experience(rollout, scored.logprobs, scored.values, advantages, returns), metrics | seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,17 +15,26 @@ from rlhf_lightning.ppo.scoring import ScoredRollout
 
 
 def rollout_metrics(
-    rollout: Rollout, scored: ScoredRollout, kl: Tensor, reduce: Callable[[Tensor], Tensor] = torch.clone
+    rollout: Rollout,
+    scored: ScoredRollout,
+    kl: Tensor,
+    reduce: Callable[[Tensor], Tensor] = torch.clone,
+    reduce_max: Callable[[Tensor], Any] = torch.clone,
 ) -> dict[str, float]:
-    """The `rollout/*` metrics: means over responses, except entropy, which is a mean over tokens.
+    """The `rollout/*` metrics: means over responses, except entropy and mismatch, which are over tokens.
+
+    `mismatch_kl` estimates the KL divergence of what sampled from what is trained, nats a token; `mismatch_ratio_max`
+    is the largest ratio of their probabilities of a token, either way round. Both engines' rounding is in it.
 
     Args:
         rollout: B responses of this process.
         scored: Their numbers.
         kl: [B, R] nats per token.
         reduce: Sums a tensor over all processes; by default there is one.
+        reduce_max: The maximum over them.
     """
     mask = rollout.response_mask
+    mismatch = torch.where(mask, rollout.sampler_logprobs - scored.logprobs, 0.0)
     every = torch.ones(len(rollout), dtype=torch.bool, device=mask.device)
 
     def mean(x: Tensor) -> float:
@@ -38,6 +48,8 @@ def rollout_metrics(
         "rollout/response_tokens": mean(mask.sum(1)),
         "rollout/eos_rate": 1 - mean(rollout.truncated),
         "rollout/entropy": float(masked_moments(scored.entropy, mask, reduce)[0]),
+        "rollout/mismatch_kl": float(masked_moments(mismatch, mask, reduce)[0]),
+        "rollout/mismatch_ratio_max": float(reduce_max(mismatch.abs().max().exp())),
     }
 
 

@@ -13,10 +13,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlhf_lightning.cli import main
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.ppo.buffer import MicroBatch
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptDataModule
+from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from tests.conftest import TinyRuns
 

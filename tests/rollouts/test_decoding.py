@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
-from rlhf_lightning.generation import SamplingSettings, generate, sample
 from rlhf_lightning.models.backbone import load_causal_lm
 from rlhf_lightning.models.sources import resolve
+from rlhf_lightning.rollouts.decoding import decode
+from rlhf_lightning.rollouts.inverse_cdf import sample
+from rlhf_lightning.rollouts.settings import SamplingSettings
 
 EOS, PAD = 2, 0
 
@@ -23,7 +25,7 @@ def prompts() -> tuple[torch.Tensor, torch.Tensor]:
 
 def assert_greedy_equals_fresh_forwards(lm: Any) -> None:
     ids, mask = prompts()
-    out = generate(lm, ids, mask, SamplingSettings(8, temperature=0), torch.zeros(6, 8), EOS, PAD)
+    out = decode(lm, ids, mask, SamplingSettings(8, temperature=0), torch.zeros(6, 8), EOS, PAD)
     for row in range(6):
         tokens = ids[row][mask[row]].tolist()
         for t in out.response_ids[row][out.response_mask[row]].tolist():
@@ -57,11 +59,11 @@ def test_a_rows_sample_does_not_depend_on_its_neighbours() -> None:
     bias[EOS] = 3.5
     lm.lm_head.bias = torch.nn.Parameter(bias)
     uniforms = torch.rand(6, 20, generator=torch.Generator().manual_seed(1))
-    together = generate(lm, ids, mask, SamplingSettings(20), uniforms, EOS, PAD)
+    together = decode(lm, ids, mask, SamplingSettings(20), uniforms, EOS, PAD)
     lengths = together.response_mask.sum(1)
     assert lengths.min() < lengths.max()
     for row in range(6):
-        alone = generate(lm, ids[[row]], mask[[row]], SamplingSettings(20), uniforms[[row]], EOS, PAD)
+        alone = decode(lm, ids[[row]], mask[[row]], SamplingSettings(20), uniforms[[row]], EOS, PAD)
         n = int(lengths[row])
         assert together.response_ids[row, :n].tolist() == alone.response_ids[0].tolist()
         assert bool(together.truncated[row]) == bool(alone.truncated[0]) == (EOS not in alone.response_ids[0])
@@ -73,7 +75,7 @@ def test_eos_ends_a_response_and_belongs_to_it() -> None:
         torch.full((lm.config.vocab_size,), -1e4).index_fill(0, torch.tensor([EOS]), 0)
     )
     ids, mask = prompts()
-    out = generate(lm, ids, mask, SamplingSettings(5), torch.full((6, 5), 0.5), EOS, PAD)
+    out = decode(lm, ids, mask, SamplingSettings(5), torch.full((6, 5), 0.5), EOS, PAD)
     assert out.response_ids.tolist() == [[EOS]] * 6
     assert out.response_mask.all()
     assert not out.truncated.any()
