@@ -29,7 +29,7 @@ from rlhf_lightning.ppo.prompts import PromptBatch
 from rlhf_lightning.ppo.rewards import penalize_missing_eos, token_rewards
 from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles, check_same_tokenizer
 from rlhf_lightning.ppo.rollout import Rollout, sample_rollout
-from rlhf_lightning.ppo.rollout_metrics import require_finite, rollout_metrics
+from rlhf_lightning.ppo.rollout_metrics import mismatch_metrics, require_finite, rollout_metrics
 from rlhf_lightning.ppo.samples import SampleTable
 from rlhf_lightning.ppo.scoring import ScoredRollout, score_rollout
 from rlhf_lightning.ppo.update_metrics import UpdateMetrics
@@ -200,7 +200,8 @@ class PPOModule(StageModule):
         advantages, returns = gae(rewards, scored.values, mask, self.gamma, self.gae_lambda)
         advantages = whiten(advantages, mask, reduce=self.reduce_sum)
         reduce_max = partial(self.trainer.strategy.reduce, reduce_op="max")
-        metrics = rollout_metrics(rollout, scored, kl, self.reduce_sum, reduce_max)
+        metrics = rollout_metrics(rollout, scored, kl, self.reduce_sum)
+        metrics |= mismatch_metrics(rollout, scored, self.reduce_sum, reduce_max)
         metrics["value/explained_variance"] = float(explained_variance(scored.values, returns, mask, self.reduce_sum))
         seconds = {"time/rollout_s": rolled - start, "time/scoring_s": time.perf_counter() - rolled}
         return Experience(rollout, scored.logprobs, scored.values, advantages, returns), metrics | seconds
