@@ -112,9 +112,9 @@ DECODING = table(
     ("a column too few", "self.filled + 1, self.column)", "self.filled, self.column)", FIXED),
     (
         "columns counted wrong",
-        "self.prompt_ids.shape[1] + self.sampled - 1",
-        "self.prompt_ids.shape[1] + self.sampled",
-        FIXED,
+        "+ self.sampled - 1",
+        "+ self.sampled - 2",
+        "test_positions_count_on_from_the_prompt",
     ),
     (
         "the last hidden state but one",
