@@ -6,7 +6,6 @@ from tests.mutation.mutation import table
 
 PPO = "tests/references/test_ppo_formulas.py"
 TOKENS = "tests/references/test_token_formulas.py"
-GENERATION = "tests/test_generation.py"
 TWO_PROCESSES = "test_whitening_over_two_processes_is_that_of_all_rows"
 PADDED = f"{TOKENS}::test_last_valid_index_and_positions"
 
@@ -196,73 +195,4 @@ SCHEDULE = table(
     ("cosine during warmup", "(step - warmup) / max(1.0, total_steps - warmup)", "step / total_steps", "test_schedule"),
     ("cosine rises after its end", "min(1.0, (step - warmup)", "min(9.0, (step - warmup)", "test_schedule"),
     ("constant is a cosine", 'if settings.name == "constant"', 'if settings.name == "linear"', "test_schedule"),
-)
-
-SAMPLING = table(
-    "generation.py",
-    GENERATION,
-    ("no temperature", "logits.float() / temperature", "logits.float()", f"{TOKENS}::test_sampling"),
-    (
-        "temperature multiplies",
-        "logits.float() / temperature",
-        "logits.float() * temperature",
-        f"{TOKENS}::test_sampling",
-    ),
-    ("draws of 0", "right=True", "right=False", f"{TOKENS}::test_a_token_without_probability_is_never_drawn"),
-    (
-        "draws beyond the total",
-        "uniforms.to(cumulative) * cumulative[:, -1]",
-        "uniforms.to(cumulative)",
-        f"{TOKENS}::test_a_token_without_probability_is_never_drawn",
-    ),
-    (
-        "least likely token",
-        "logits.argmax(-1)",
-        "logits.argmin(-1)",
-        "test_greedy_decoding_equals_a_fresh_forward_at_every_step",
-    ),
-    ("positions stand still", "positions[:, -1:] + 1", "positions[:, -1:]", "test_positions_count_on_from_the_prompt"),
-    (
-        "prompts' padding is seen",
-        "mask, step_ids, positions = prompt_mask,",
-        "mask, step_ids, positions = torch.ones_like(prompt_mask),",
-        "test_positions_count_on_from_the_prompt",
-    ),
-    (
-        "rows are lost track of",
-        "= rows[keep], mask[keep]",
-        "= rows[: len(keep)], mask[keep]",
-        "test_a_rows_sample_does_not_depend_on_its_neighbours",
-    ),
-    (
-        "draws by place in the batch",
-        "uniforms[rows, step]",
-        "uniforms[: len(rows), step]",
-        "test_a_rows_sample_does_not_depend_on_its_neighbours",
-    ),
-    (
-        "EOS outside of the mask",
-        "response_mask[rows[alive], step] = True",
-        "response_mask[rows[alive & (token != eos_id)], step] = True",
-        "test_eos_ends_a_response_and_belongs_to_it",
-    ),
-    (
-        "EOS does not end",
-        "alive & (token != eos_id)",
-        "alive & (token != pad_id)",
-        "test_eos_ends_a_response_and_belongs_to_it",
-    ),
-    (
-        "truncated the wrong way round",
-        "response_mask, ~has_eos)",
-        "response_mask, has_eos)",
-        "test_eos_ends_a_response_and_belongs_to_it",
-    ),
-    (
-        "EOS looked for in padding",
-        "((response_ids == eos_id) & response_mask)",
-        "(response_ids == eos_id)",
-        "test_eos_ends_a_response_and_belongs_to_it",
-        "a response without EOS has as many tokens as there are columns, so there is no padding behind it",
-    ),
 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from tests.mutation import masked_and_tokens as tokens
-from tests.mutation import ppo, reward
+from tests.mutation import ppo, reward, rollouts
 
 MUTATIONS = [
     *tokens.MASKED,
     *tokens.LOGPROBS,
     *tokens.PACKING,
     *tokens.SCHEDULE,
-    *tokens.SAMPLING,
+    *rollouts.SAMPLING,
+    *rollouts.DECODING,
     *ppo.LOSSES,
     *ppo.ADVANTAGES,
     *ppo.KL,

@@ -21,7 +21,7 @@ def experience() -> Experience:
     place = 10 * torch.arange(3).unsqueeze(1) + torch.arange(width_r)
     numbers = [torch.where(response_mask, place + 100.0 * k, 0.0) for k in range(4)]
     prompt_ids = 10 * torch.arange(3).unsqueeze(1) + torch.arange(width_p)
-    rollout = Rollout(prompt_ids, prompt_mask, place, response_mask, torch.tensor([False, True, False]))
+    rollout = Rollout(prompt_ids, prompt_mask, place, response_mask, torch.tensor([False, True, False]), place / 10)
     return Experience(rollout, *numbers)
 
 
