@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,7 +34,7 @@ def test_parts_hold_every_row_once_in_order_and_as_many_as_fit(tokens: list[int]
     assert [row for part in parts for row in part] == list(range(len(tokens)))
     for part in parts:
         assert len(part) == 1 or sum(tokens[row] for row in part) <= limit
-    for part, after in zip(parts, parts[1:], strict=False):
+    for part, after in pairwise(parts):
         assert sum(tokens[row] for row in part) + tokens[after[0]] > limit
 
 

@@ -69,7 +69,6 @@ def test_the_adapter_in_use_is_again_in_use_after_a_backward(backbone: Backbone)
         assert torch.equal(backbone.hidden_ragged(BATCH), base)
 
 
-
 def test_layers_are_computed_twice_and_without_gradients_once(backbone: Backbone) -> None:
     backbone.gradient_checkpointing = True
     calls: list[bool] = []

@@ -118,8 +118,8 @@ def test_parts_hold_whole_rows_and_the_weight_of_the_batch(limit: int, expected:
         assert [part.input_ids.shape[1] for part in parts] == [max([7, 5, 4][r] for r in rows) for rows in expected]
         assert [part.step_weight for part in parts] == [weight] * len(parts)
         assert [part.weight for part in parts] == [sum([4, 3, 2][r] for r in rows) for rows in expected]
-        tokens = [part.ragged()[0].ids.tolist() for part in parts]
-        assert sum(tokens, []) == batch.ragged()[0].ids.tolist()
+        tokens = torch.cat([part.ragged()[0].ids for part in parts])
+        assert tokens.tolist() == batch.ragged()[0].ids.tolist()
 
 
 def test_parts_losses_add_up_to_the_batchs(module: SFTModule) -> None:
