@@ -75,15 +75,16 @@ def test_a_parameter_that_no_part_uses_gets_no_gradient() -> None:
     assert used.grad.tolist() == [2, 2]
 
 
-def test_a_parameter_that_only_a_later_part_uses() -> None:
+def test_a_parameter_that_only_some_parts_use() -> None:
     a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     gradients = EarlyBackward([a, b], "cpu")
     gradients.add((2 * a).sum())
     gradients.add((3 * b).sum() + a.square().sum())
+    gradients.add((4 * b).sum())
     gradients.loss().backward()
     assert a.grad is not None
     assert b.grad is not None
-    assert (a.grad.tolist(), b.grad.tolist()) == ([4, 4], [3, 3])
+    assert (a.grad.tolist(), b.grad.tolist()) == ([4, 4], [7, 7])
 
 
 def test_gradients_that_share_memory_are_kept_apart() -> None:

@@ -71,6 +71,7 @@ def test_16_bit_autocast_gives_16_bit_outputs_and_float32_gradients() -> None:
     x = torch.randn(5, 6, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         out = made(x)
+        assert single(x.detach(), made)
     out.float().sum().backward()
     assert out.dtype == torch.bfloat16
     assert x.grad is not None

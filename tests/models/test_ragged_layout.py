@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from rlhf_lightning.models.ragged import from_lengths, from_padded, from_prompts
+from rlhf_lightning.models.ragged import RaggedLayout, from_lengths, from_padded, from_prompts
 from rlhf_lightning.models.ragged_attention import _summed, attention
 
 
@@ -71,32 +71,36 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 
 LAYER: Any = SimpleNamespace(num_key_value_groups=2, is_causal=True, training=True)
-ONE = from_lengths(torch.arange(6), torch.tensor([6])).layout
+
+
+@pytest.fixture
+def one() -> RaggedLayout:
+    return from_lengths(torch.arange(6), torch.tensor([6])).layout
 
 
 @pytest.mark.parametrize("scaling", [None, 0.7])
 @pytest.mark.parametrize("dropout", [0.0, 1e-30])
-def test_the_interface_scales_as_sdpa(scaling: float | None, dropout: float) -> None:
+def test_the_interface_scales_as_sdpa(scaling: float | None, dropout: float, one: RaggedLayout) -> None:
     """With and without a dropout that drops nothing: two programs."""
     expected, _ = sdpa_attention_forward(LAYER, *inputs(), None, scaling=scaling)
-    found, weights = attention(LAYER, *inputs(), None, scaling=scaling, dropout=dropout, ragged=ONE)
+    found, weights = attention(LAYER, *inputs(), None, scaling=scaling, dropout=dropout, ragged=one)
     assert weights is None
     assert found.shape == expected.shape == (1, 6, 4, 4)
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_the_interface_drops_out() -> None:
-    plain, _ = attention(LAYER, *inputs(), None, ragged=ONE)
-    dropped, _ = attention(LAYER, *inputs(), None, dropout=0.9, ragged=ONE)
+def test_the_interface_drops_out(one: RaggedLayout) -> None:
+    plain, _ = attention(LAYER, *inputs(), None, ragged=one)
+    dropped, _ = attention(LAYER, *inputs(), None, dropout=0.9, ragged=one)
     assert not torch.allclose(dropped, plain)
     assert (dropped[:, 0] == 0).any()
 
 
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias"])
-def test_what_it_cannot_do_is_refused(name: str) -> None:
+def test_what_it_cannot_do_is_refused(name: str, one: RaggedLayout) -> None:
     with pytest.raises(NotImplementedError, match=name):
-        attention(LAYER, *inputs(), None, ragged=ONE, **{name: 3.0})
-    attention(LAYER, *inputs(), None, ragged=ONE, **{name: None})
+        attention(LAYER, *inputs(), None, ragged=one, **{name: 3.0})
+    attention(LAYER, *inputs(), None, ragged=one, **{name: None})
 
 
 def test_without_a_layout_it_is_sdpa() -> None:

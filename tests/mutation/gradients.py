@@ -140,14 +140,14 @@ EARLY_BACKWARD = table(
         "lost where a part has none",
         "held if gradient is None else gradient",
         "gradient",
-        "test_a_parameter_that_only_a_later_part_uses",
+        "test_a_parameter_that_only_some_parts_use",
     ),
     ("the scale stays", "if self._scale != 1.0:", "if self._scale == 1.0:", "test_the_loss_scale_is_taken_out_again"),
     ("no scale", "loss * self._scale", "loss", "test_the_loss_scale_is_taken_out_again"),
     (
         "scaled after the backward",
         "torch.autograd.grad(loss * self._scale, self._parameters, allow_unused=True)",
-        "tuple(g if g is None else g * self._scale for g in torch.autograd.grad(loss, self._parameters, allow_unused=True))",
+        "[g if g is None else g * self._scale for g in torch.autograd.grad(loss, self._parameters, allow_unused=True)]",
         "test_small_16_bit_gradients_survive_by_the_scale",
     ),
     (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.mutation import masked_and_tokens as tokens
 from tests.mutation import batches, gradients, logprobs, ppo, ragged, ragged_attention, reward
+from tests.mutation import masked_and_tokens as tokens
 
 MUTATIONS = [
     *tokens.MASKED,

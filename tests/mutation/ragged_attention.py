@@ -127,8 +127,8 @@ RAGGED_ATTENTION = table(
     ),
     (
         "sums over padding of other tokens",
-        "keys = torch.cat([b.keys.flatten() for b in layout.blocks])[valid]\n    return _summed(len(layout.places), keys, torch.cat(parts)[valid])",
-        "keys = torch.cat([b.keys.flatten() for b in layout.blocks])\n    return _summed(len(layout.places), keys, torch.cat(parts))",
+        "valid = torch.cat([b.valid.flatten() for b in layout.blocks])",
+        "valid = slice(None)",
         SHARED,
         "padded queries have no gradient and no other query sees a padded key: its gradient is 0",
     ),
