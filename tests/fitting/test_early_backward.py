@@ -98,6 +98,10 @@ def test_gradients_that_share_memory_are_kept_apart() -> None:
     assert a.grad is not None
     assert b.grad is not None
     assert (a.grad.tolist(), b.grad.tolist()) == ([6, 8, 10], [6, 6, 6])
+    again = EarlyBackward([a, b], "cpu")
+    again.add(((a + b) * torch.arange(3.0)).sum())
+    (2 * again.loss()).backward()
+    assert (a.grad.tolist(), b.grad.tolist()) == ([6, 10, 14], [6, 8, 10])
 
 
 def test_the_loss_scale_is_taken_out_again() -> None:

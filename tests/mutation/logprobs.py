@@ -129,7 +129,7 @@ LOGPROBS = table(
         "frozen: entropy is not computed",
         "if with_entropy:",
         "if with_entropy and need_gradient:",
-        "test_token_logprobs",
+        SIXTEEN,
     ),
     ("frozen: precision of the model", "logits = layer(h).float()", "logits = layer(h)", SIXTEEN),
     ("frozen: bias left out", "logits = layer(h).float()", "logits = (h @ layer.weight.mT).float()", SIXTEEN),

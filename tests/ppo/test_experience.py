@@ -89,7 +89,8 @@ def test_rows_are_trimmed_to_their_own_longest_prompt_and_response() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"), [(100, [[1, 0, 2]]), (9, [[1, 0], [2]]), (5, [[1], [0], [2]]), (1, [[1], [0], [2]])]
+    ("limit", "expected"),
+    [(100, [[1, 0, 2]]), (9, [[1, 0], [2]]), (8, [[1], [0, 2]]), (5, [[1], [0], [2]]), (1, [[1], [0], [2]])],
 )
 def test_parts_hold_rows_of_similar_length_and_the_tokens_of_the_step(limit: int, expected: list[list[int]]) -> None:
     """Rows of 4, 5 and 4 tokens, longest first; a part's loss is a share of the same step."""

@@ -35,6 +35,7 @@ def test_sequences_are_the_rows_without_padding(rows: list[int] | None) -> None:
     made = rollout() if rows is None else rollout().rows(torch.tensor(rows))
     own = rows or [0, 1, 2]
     sequences = made.sequences
+    assert len(made) == len(own)
     assert sequences.tokens.ids.tolist() == [t for r in own for t in PROMPTS[r] + RESPONSES[r]]
     lengths = [len(PROMPTS[r] + RESPONSES[r]) for r in own]
     assert sequences.tokens.positions.tolist() == [i for n in lengths for i in range(n)]
@@ -57,7 +58,10 @@ def test_a_row_without_a_response_predicts_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    made = Backbone(load_causal_lm(resolve("embedded:tiny")))
+    """A model that often stops, so that responses have different lengths."""
+    lm = load_causal_lm(resolve("embedded:tiny"))
+    lm.lm_head.bias = torch.nn.Parameter(3.5 * torch.nn.functional.one_hot(torch.tensor(2), lm.config.vocab_size))
+    made = Backbone(lm)
     made.add_adapter("a", LoraSettings(rank=4).peft_config(), trainable=True)
     with torch.no_grad():
         for tensor in made.adapter_state("a").values():
@@ -87,6 +91,7 @@ def response(made: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
 def test_samples_go_by_row_numbers(backbone: Backbone) -> None:
     whole = sampled(backbone, [0, 1, 2, 3, 4])
     assert len({tuple(r) for r in whole}) == 5
+    assert max(map(len, whole[:2])) < max(map(len, whole))  # a decoding batch of two is narrower
     assert sampled(backbone, [3, 1]) == [whole[3], whole[1]]
     assert sampled(backbone, [0, 1, 2, 3, 4], decoding=2) == whole
     assert sampled(backbone, [0, 1, 2, 3, 4], iteration=1) != whole

@@ -105,7 +105,7 @@ def test_a_batch_weighs_its_targets_and_falls_apart_into_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"), [(100, [[0, 1, 2]]), (8, [[0], [1], [2]]), (1, [[0], [1], [2]]), (10, [[0], [1, 2]])]
+    ("limit", "expected"), [(100, [[0, 1, 2]]), (8, [[0], [1], [2]]), (1, [[0], [1], [2]]), (9, [[0], [1, 2]])]
 )
 def test_parts_hold_whole_rows_and_the_weight_of_the_batch(limit: int, expected: list[list[int]]) -> None:
     """Rows of 7, 5 and 4 tokens, of which 4, 3 and 2 are targets."""
