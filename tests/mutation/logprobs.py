@@ -133,7 +133,12 @@ LOGPROBS = table(
     ),
     ("frozen: precision of the model", "logits = layer(h).float()", "logits = layer(h)", SIXTEEN),
     ("frozen: bias left out", "logits = layer(h).float()", "logits = (h @ layer.weight.mT).float()", SIXTEEN),
-    ("frozen: gradient of another precision", ".to(hidden.dtype) / temperature", " / temperature", SIXTEEN),
+    (
+        "frozen: gradient of another precision",
+        ".to(hidden.dtype) / temperature",
+        " / temperature",
+        f"{FROZEN}::test_the_gradient_of_float32_states_is_not_rounded_again",
+    ),
     ("frozen: a gradient for the entropy", "ctx.mark_non_differentiable(entropy)", "", SIXTEEN),
     (
         "trained unembeddings taken for frozen ones",

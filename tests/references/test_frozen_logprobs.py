@@ -33,6 +33,18 @@ def test_a_frozen_unembedding_in_16_bit_gives_float32() -> None:
     assert (hidden.grad - exact).norm() < 0.02 * exact.norm()
 
 
+def test_the_gradient_of_float32_states_is_not_rounded_again() -> None:
+    """The products have 16 bit under autocast; what comes after multiplies them in the precision of the states."""
+    layer = torch.nn.Linear(8, 30).to(torch.bfloat16).requires_grad_(False)
+    hidden, targets = torch.randn(5, 8, requires_grad=True), torch.zeros(5, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = token_logprobs(hidden, targets, layer)
+    (one,) = torch.autograd.grad(found.sum(), hidden, retain_graph=True)
+    (third,) = torch.autograd.grad(found.sum() / 3, hidden)
+    assert one.any()
+    assert torch.allclose(third, one / 3, rtol=1e-6, atol=0)
+
+
 def test_a_trained_unembedding_gets_its_gradient() -> None:
     layer, hidden = torch.nn.Linear(3, 4), torch.randn(5, 3)
     found, _ = token_logprobs(hidden, torch.zeros(5, dtype=torch.long), layer)
