@@ -9,7 +9,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rlhf_lightning.masked import last_valid_index
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.ragged import Ragged, from_padded
 from rlhf_lightning.ppo.prompts import PromptBatch
@@ -72,8 +71,8 @@ class Rollout:
         ids = torch.cat([self.prompt_ids, self.response_ids], 1)
         number = (mask.flatten().cumsum(0) - 1).view(mask.shape)
         width = self.prompt_ids.shape[1]
-        ends = number[torch.arange(len(mask), device=mask.device), last_valid_index(mask)]
-        return Sequences(from_padded(ids, mask), number[:, width - 1 : -1][self.response_mask], ends)
+        # Numbers stand still in the padding, so the last column has each row's last.
+        return Sequences(from_padded(ids, mask), number[:, width - 1 : -1][self.response_mask], number[:, -1])
 
     def __len__(self) -> int:
         return len(self.prompt_ids)

@@ -88,6 +88,20 @@ def test_rows_are_trimmed_to_their_own_longest_prompt_and_response() -> None:
     assert one.advantages.tolist() == [[210.0, 211.0, 212.0, 213.0]]
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(100, [[1, 0, 2]]), (9, [[1, 0], [2]]), (8, [[1], [0, 2]]), (5, [[1], [0], [2]]), (1, [[1], [0], [2]])],
+)
+def test_parts_hold_rows_of_similar_length_and_the_tokens_of_the_step(limit: int, expected: list[list[int]]) -> None:
+    """Rows of 4, 5 and 4 tokens, longest first; a part's loss is a share of the same step."""
+    parts = list(MicroBatch(experience(), 7.0).parts(limit))
+    assert [(part.experience.rollout.response_ids[:, 0] // 10).tolist() for part in parts] == expected
+    assert [part.num_tokens for part in parts] == [7.0] * len(expected)
+    for part, rows in zip(parts, expected, strict=True):
+        assert part.experience.rollout.response_ids.shape[1] == max(RESPONSES[r] for r in rows)
+        assert part.experience.returns[:, 0].tolist() == [300.0 + 10 * r for r in rows]
+
+
 def test_state_holds_everything() -> None:
     before = experience()
     after = MicroBatch(before, 7.0).to(torch.device("cpu")).experience
