@@ -31,13 +31,14 @@ def options(description: str, steps: int, repetitions: int = 3) -> argparse.Argu
         "--data",
         type=Path,
         default=DATA,
-        help="folder with demonstrations, rankings and prompts as .jsonl or .jsonl.gz",
+        help="folder of demonstrations, rankings and prompts, .jsonl or .jsonl.gz",
     )
     add("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run")
     add("--model", default=MODEL, help="base model: embedded, a directory or a Hub name")
     add("--out", type=Path, help="JSON file for the result; a Markdown table goes beside it")
     add("--check", action="store_true", help="only compare the numbers of both sides; time nothing")
     add("--as-installed", action="store_true", help="the peer with its own defaults instead of tuned")
+    add("--precision", choices=["bf16", "float32"], default="bf16", help="of both sides: mixed bf16, or float32")
     add("--peer-dtype", help="type of the peer's frozen weights; by default what was fastest")
     add("--peer-python", help="interpreter that has the peer installed; by default one is made")
     add("--matmul-precision", default="medium", help="of both sides (the peer: when tuned)")
@@ -75,6 +76,8 @@ class Bench:
         """A task with what every stage needs."""
         args = self.args
         as_installed = side == "trl" and args.as_installed
+        precision = facts.setdefault("precision", args.precision)
+        exact = precision == "float32"
         return {
             "base": self.base,
             "start": self.starts["sft"],
@@ -83,8 +86,8 @@ class Bench:
             "seed": args.seed,
             "lr": args.lr,
             "tuned": not args.as_installed,
-            "peer_dtype": args.peer_dtype or ("float32" if args.as_installed else self.peer_dtype),
-            "matmul_precision": None if as_installed else args.matmul_precision,
+            "peer_dtype": args.peer_dtype or ("float32" if args.as_installed or exact else self.peer_dtype),
+            "matmul_precision": None if as_installed or exact else args.matmul_precision,
             "max_prompt": MAX_PROMPT,
             "max_response": MAX_RESPONSE,
             "clip": 1.0,
@@ -92,18 +95,19 @@ class Bench:
             **facts,
         }
 
-    def environments(self) -> dict[str, dict[str, str]]:
+    def environments(self, precision: str) -> dict[str, dict[str, str]]:
         """Variables of each side's process."""
         keep = {} if self.args.no_keep_memory else KEEP_MEMORY
         # TRL 1.12's PPO does not pass `bf16` on to Accelerate, which then trains in float32 unless told so here.
-        bf16 = {"ACCELERATE_MIXED_PRECISION": "bf16"}
+        bf16 = {"ACCELERATE_MIXED_PRECISION": "bf16"} if precision == "bf16" else {}
         return {"ours": keep, "trl": {} if self.args.as_installed else keep | bf16}
 
     def run(self, name: str, repetitions: int | None = None, **facts: Any) -> dict[str, list[dict[str, Any]]]:
         """Run both sides in turn on one piece of work."""
         print(f"{self.stage} {name}:", flush=True)
         tasks = {side: self.task(side, **facts) for side in SIDES}
-        return in_turn(self.stage, tasks, repetitions or self.args.repetitions, self.python, self.environments())
+        environments = self.environments(tasks["ours"]["precision"])
+        return in_turn(self.stage, tasks, repetitions or self.args.repetitions, self.python, environments)
 
     def finish(self) -> None:
         """Print the result, and write it where the user asked for it; a failed comparison is an error.
@@ -125,6 +129,10 @@ class Bench:
             for part in self.parts.values():
                 part["utilisation"] = utilisation(part, head["floor"])
         write(head | {"parts": self.parts}, args.out)
-        wrong = [name for name, part in self.parts.items() if not part["agreement"]["agrees"]]
+        wrong = [
+            name
+            for name, part in self.parts.items()
+            if not all(part[k]["agrees"] for k in part if k.startswith("agreement"))
+        ]
         if wrong:
             raise SystemExit(f"error: the two sides do not agree in {', '.join(wrong)}; their work was not equal.")

@@ -55,7 +55,7 @@ def run(
         trainer = L.Trainer(
             accelerator=task["device"],
             devices=1,
-            precision="bf16-mixed",
+            precision={"bf16": "bf16-mixed", "float32": "32-true"}[task["precision"]],
             max_epochs=task.get("iterations", 1),
             gradient_clip_val=task["clip"],
             logger=False,

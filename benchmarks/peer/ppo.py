@@ -1,4 +1,4 @@
-"""PPO against TRL 1.12: 16 prompts an iteration, 64 new tokens for every response, 4 minibatches, LoRA policy and value.
+"""PPO against TRL 1.12: 16 prompts an iteration, 64 new tokens for each, 4 minibatches, LoRA policy and value.
 
 python -m benchmarks.peer.ppo --out benchmarks/peer/results/ppo.json
 """
@@ -38,10 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
         "kl_coef": 0.05,
         "clip": None,  # the peer's PPO does not clip gradients
     }
-    checked = _run(bench, "check on given responses", common, iterations=1, check=True)
-    part["agreement"] = compare_numbers(checked["ours"][0].pop("check"), checked["trl"][0].pop("check"))
+    part["agreement"] = compare_numbers(*_checked(bench, common, "float32"), "float32")
+    part["agreement_bf16"] = compare_numbers(*_checked(bench, common, "bf16"), "bf16")
     if not args.check:
-        runs = _run(bench, "rollout, scoring, update", common, iterations=args.steps + 1, check=False)
+        runs = _run(bench, "rollout, scoring, update", common, args.steps + 1, check=False)
         part |= {"runs": runs, "summary": {side: summarize(runs[side]) for side in SIDES}}
         part["ratios"] = paired_ratios(runs["ours"], runs["trl"])
         _count(part, bench, args.response_tokens, args.prompts)
@@ -49,10 +49,16 @@ def main(arguments: list[str] | None = None) -> None:
     bench.finish()
 
 
-def _run(bench: Bench, name: str, common: dict[str, Any], iterations: int, check: bool) -> dict[str, Any]:
-    args = bench.args
-    work = bench.maker.ppo(iterations, args.prompts, args.response_tokens)
-    facts = common | {"ours": work.ours, "peer": work.peer, "iterations": iterations, "check": check} | work.facts
+def _checked(bench: Bench, common: dict[str, Any], precision: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The numbers of both sides for given responses, to as many prompts as a minibatch has."""
+    few = {"batch_size": max(common["minibatches"], common["batch_size"] // common["minibatches"])}
+    runs = _run(bench, f"check on given responses in {precision}", common | few, 1, check=True, precision=precision)
+    return runs["ours"][0]["check"], runs["trl"][0]["check"]
+
+
+def _run(bench: Bench, name: str, common: dict[str, Any], iterations: int, check: bool, **facts: Any) -> dict[str, Any]:
+    work = bench.maker.ppo(iterations, common["batch_size"], common["response_tokens"])
+    facts |= common | {"ours": work.ours, "peer": work.peer, "iterations": iterations, "check": check} | work.facts
     return bench.run(name, 1 if check else None, **facts)
 
 

@@ -74,7 +74,8 @@ def _part(name: str, part: dict[str, Any]) -> str:
     if part.get("utilisation"):
         rows = [[n, *(f"{part['utilisation'][n][s]:.1%}" for s in ("ours", "trl"))] for n in part["utilisation"]]
         text += "\n" + markdown_table(["share of what the machine can do", "ours", "TRL"], rows) + "\n"
-    return text + "\n" + _agreement(part["agreement"]) + _note(part)
+    text += "\n" + "\n".join(_agreement(part[key]) for key in ("agreement", "agreement_bf16") if key in part)
+    return text + _note(part)
 
 
 def _note(part: dict[str, Any]) -> str:

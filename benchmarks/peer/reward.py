@@ -43,7 +43,7 @@ def measure(bench: Bench, k: int, size: Sizes) -> None:
         **work.facts,
     )
     part: dict[str, Any] = {"runs": runs, "work": work.facts, "micro_pairs": micro, "note": _note(work.facts)}
-    part["agreement"] = compare_losses(runs["ours"][0]["steps"], runs["trl"][0]["steps"])
+    part["agreement"] = compare_losses(runs["ours"][0]["steps"], runs["trl"][0]["steps"], args.precision)
     if not args.check:
         part["summary"] = {side: summarize(runs[side]) for side in SIDES}
         part["ratios"] = paired_ratios(runs["ours"], runs["trl"])

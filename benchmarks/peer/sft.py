@@ -43,7 +43,7 @@ def measure(bench: Bench, work: Work, size: Sizes, packed: bool) -> None:
     )
     compare = compare_epoch_loss if packed else compare_losses
     part: dict[str, Any] = {"runs": runs, "work": work.facts, "batch_size": batch, "note": NOTE if packed else None}
-    part["agreement"] = compare(runs["ours"][0]["steps"], runs["trl"][0]["steps"])
+    part["agreement"] = compare(runs["ours"][0]["steps"], runs["trl"][0]["steps"], args.precision)
     if not args.check:
         part["summary"] = {side: summarize(runs[side]) for side in SIDES}
         part["ratios"] = paired_ratios(runs["ours"], runs["trl"])

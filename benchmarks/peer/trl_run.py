@@ -46,7 +46,7 @@ def arguments(task: dict[str, Any], trains_in: str) -> dict[str, Any]:
     common: dict[str, Any] = {
         "output_dir": trains_in,
         "use_cpu": task["device"] == "cpu",
-        "bf16": True,
+        "bf16": task["precision"] == "bf16",
         "learning_rate": task["lr"],
         "lr_scheduler_type": "constant",
         "adam_beta1": 0.9,

@@ -55,6 +55,7 @@ def in_turn(
             runs[side].append(run)
             seconds = " ".join(f"{s['seconds']:.2f}" for s in run["steps"])
             print(
-                f"  {number + 1}/{repetitions} {side}: steps of {seconds} s, peak {run['peak_mib']:.0f} MiB", flush=True
+                f"  {number + 1}/{repetitions} {side}: steps of {seconds} s, peak {run['peak_mib']:.0f} MiB",
+                flush=True,
             )
     return runs
