@@ -9,11 +9,11 @@ import torch
 
 from benchmarks.peer.meter import Meter, read_task
 from benchmarks.peer.ours_run import optimizer, run, schedule
-from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptBatch, PromptDataModule
 from rlhf_lightning.ppo.rollout import Rollout
 from rlhf_lightning.ppo.scoring import ScoredRollout
+from rlhf_lightning.rollouts.settings import SamplingSettings
 
 SPLIT = ("rollout_s", "scoring_s", "update_s")
 NO_TOKEN = -1
@@ -28,10 +28,11 @@ class GivenResponses(PPOModule):
     def sample(self, batch: PromptBatch, purpose: str, iteration: int, progress: Any = None) -> Rollout:
         ids = torch.tensor(self.given, device=batch.prompt_ids.device)
         mask = torch.ones_like(ids, dtype=torch.bool)
-        return Rollout(batch.prompt_ids, batch.prompt_mask, ids, mask, mask[:, 0].clone())
+        nothing = torch.zeros(ids.shape, device=ids.device)
+        return Rollout(batch.prompt_ids, batch.prompt_mask, ids, mask, mask[:, 0].clone(), nothing)
 
-    def score(self, rollout: Rollout, with_values: bool = True, progress: Any = None) -> ScoredRollout:
-        self.scored = super().score(rollout, with_values, progress)
+    def score(self, rollout: Rollout, training: bool = False, progress: Any = None) -> ScoredRollout:
+        self.scored = super().score(rollout, training, progress)
         return self.scored
 
 
@@ -74,7 +75,6 @@ def main() -> None:
         num_minibatches=task["minibatches"],
         ppo_epochs=1,
         kl_coef=task["kl_coef"],
-        scoring_batch_size=task["batch_size"],
         seed=task["seed"],
     )
     module.template.eos_id = NO_TOKEN  # no token ends a response, as on the peer's side
