@@ -66,7 +66,7 @@ def _note(facts: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = options(__doc__ or "", steps=3)
+    parser = options(__doc__ or "", steps=2)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--k", type=int, nargs="+", default=[4, 9], help="responses of a ranking")
     parser.add_argument("--pairs", action="store_true", help="K = 2, from comparisons where --data has them")
