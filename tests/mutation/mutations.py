@@ -28,4 +28,5 @@ MUTATIONS = [
     *gradients.LORA,
     *gradients.CHECKPOINTING,
     *gradients.EARLY_BACKWARD,
+    *gradients.RMS_NORM,
 ]
