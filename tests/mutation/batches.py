@@ -70,6 +70,7 @@ PACKING = table(
 ROLLOUT_TESTS = "tests/ppo/test_rollout.py"
 SEQUENCES = "test_sequences_are_the_rows_without_padding"
 ROWS, SILENT = "test_samples_go_by_row_numbers", "test_a_row_without_a_response_predicts_nothing"
+SEEDS = "test_seeds_go_by_row_numbers"
 TRIMMED = "tests/ppo/test_experience.py::test_rows_are_trimmed_to_their_own_longest_prompt_and_response"
 
 ROLLOUT = table(
@@ -102,14 +103,61 @@ ROLLOUT = table(
         TRIMMED,
     ),
     ("length of the responses", "return len(self.prompt_ids)", "return self.prompt_ids.shape[1]", SEQUENCES),
-    ("draws by place", "Draws(seed, batch.rows)", "Draws(seed, list(range(len(batch.rows))))", ROWS),
-    ("every iteration the same", "Draws(seed, batch.rows)", "Draws((seed[0], seed[1], 0, 0), batch.rows)", ROWS),
+    (
+        "other sampled log-probabilities",
+        "self.sampler_logprobs[index, :right]",
+        "self.sampler_logprobs[: len(index), :right]",
+        SEQUENCES,
+    ),
+    ("another key", "Draws(seed, batch.rows)", "Draws((*seed[:2], 0, 0), batch.rows)", ROWS),
+    ("draws by place in the batch", "Draws(seed, batch.rows)", "Draws(seed, list(range(len(batch.rows))))", ROWS),
     (
         "the base samples",
         "engine.generate(backbone, adapter,",
         "engine.generate(backbone, None,",
         "test_the_adapter_samples_and_the_weights_are_put_back",
     ),
+)
+
+REQUESTS = table(
+    "rollouts/engine.py",
+    ROLLOUT_TESTS,
+    ("draws by place", "dtype=torch.float32)[self.rows]", "dtype=torch.float32)[: len(self.rows)]", ROWS),
+    ("no draw for the last row", "(max(self.rows) + 1, count)", "(max(self.rows), count)", ROWS),
+    ("every iteration the same", "generator=generator(*self.key)", "generator=generator(*self.key[:2])", ROWS),
+    ("prompts without their ends", "self.prompt_ids[index, left:]", "self.prompt_ids[index, : -left or None]", ROWS),
+    ("width of the shortest prompt", "int(mask.sum(1).max())", "int(mask.sum(1).min())", ROWS),
+    ("rows left out", "range(0, len(order), batch_size)", "range(0, len(order) - 1, batch_size)", ROWS),
+    (
+        "rows in the order of lengths",
+        "out.response_ids[index, :own] = part",
+        "out.response_ids[: len(index), :own] = part",
+        ROWS,
+    ),
+    (
+        "masks of other rows",
+        "out.response_mask[index, :own] = part",
+        "out.response_mask[: len(index), :own] = part",
+        ROWS,
+    ),
+    (
+        "log-probabilities of other rows",
+        "out.logprobs[index, :own] = part",
+        "out.logprobs[: len(index), :own] = part",
+        ROWS,
+    ),
+    ("truncated other rows", "out.truncated[index] = part", "out.truncated[: len(index)] = part", ROWS),
+    ("padding is a token", "new_full((size, width), pad_id)", "new_full((size, width), pad_id + 1)", ROWS),
+    ("responses at the end", "out.response_ids[index, :own] =", "out.response_ids[index, width - own :] =", ROWS),
+    ("equal seeds of rows", "derive_seed(*self.key, self.rows[index])", "derive_seed(*self.key)", SEEDS),
+    ("seeds by place", "derive_seed(*self.key, self.rows[index])", "derive_seed(*self.key, index)", SEEDS),
+    (
+        "equal seeds of batches",
+        "derive_seed(*self.key, *(self.rows[i] for i in indices))",
+        "derive_seed(*self.key)",
+        SEEDS,
+    ),
+    ("batches by place", "*(self.rows[i] for i in indices)", "*indices", SEEDS),
 )
 
 RANKINGS = "tests/reward/test_ranking_batches.py"

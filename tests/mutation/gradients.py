@@ -188,3 +188,24 @@ EARLY_BACKWARD = table(
         "test_the_loss_scale_is_the_trainers",
     ),
 )
+
+NORMS = "tests/models/test_rms_norm.py"
+AGREE, OTHER = "test_outputs_are_equal_and_gradients_agree", "test_another_formula_stays_as_it_is"
+TRAINED = "test_a_norm_that_is_trained_keeps_its_own_graph"
+
+RMS_NORM = table(
+    "models/rms_norm.py",
+    NORMS,
+    ("no weight", "return weight * (wide * inverse)", "return (wide * inverse)", AGREE),
+    ("precision of the model", "wide = x.to(torch.float32)", "wide = x", AGREE),
+    ("no epsilon", "keepdim=True) + eps)", "keepdim=True))", AGREE),
+    ("sum of squares", ".pow(2).mean(-1", ".pow(2).sum(-1", AGREE),
+    ("gradient without weight", "(grad * weight).to(torch.float32)", "grad.to(torch.float32)", AGREE),
+    ("scale taken for constant", "(grad - normal * along)", "grad", AGREE),
+    ("gradient not scaled", ".mul_(inverse).to(x.dtype), None", ".to(x.dtype), None", AGREE),
+    ("sum for the mean", ".div_(x.shape[-1])", "", AGREE),
+    ("the input for the normal", "normal = x.to(torch.float32) * inverse", "normal = x.to(torch.float32)", AGREE),
+    ("weights that are trained", "if self.weight.requires_grad:", "if not self.weight.ndim:", TRAINED),
+    ("the first token's numbers", "if torch.equal(module(x), _RmsNorm.apply(x, weight, eps)):", "if len(x):", OTHER),
+    ("no norm is changed", 'type(module).__name__.endswith("RMSNorm")', "False", AGREE),
+)

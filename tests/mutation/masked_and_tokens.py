@@ -105,9 +105,15 @@ MASKED = table(
 
 LENGTH = "test_which_schedules_need_the_length_of_the_run"
 
+ADAM = "tests/references/test_optimizer.py::test_an_update_is_adams"
+
 SCHEDULE = table(
     "schedule.py",
     TOKENS,
+    ("betas exchanged", "(self.beta1, self.beta2)", "(self.beta2, self.beta1)", ADAM),
+    ("torch's epsilon", "eps=self.eps, ", "", ADAM),
+    ("torch's weight decay", "weight_decay=self.weight_decay, ", "", ADAM),
+    ("no weight decay", "weight_decay=self.weight_decay, ", "weight_decay=0, ", ADAM),
     ("warmup from 0", "settings.warmup_start + (1", "0 * settings.warmup_start + (1", "test_schedule"),
     ("warmup beyond the peak", "(1 - settings.warmup_start) * step", "1 * step", "test_schedule"),
     ("warmup one step late", "* step / warmup", "* (step - 1) / warmup", "test_schedule"),

@@ -20,6 +20,7 @@ MUTATIONS = [
     *reward.PAIRS_AND_LOSS,
     *reward.PAIR_METRICS,
     *batches.ROLLOUT,
+    *batches.REQUESTS,
     *batches.RANKING_BATCHES,
     *batches.MEMORY,
     *batches.EXPERIENCE_PARTS,
@@ -28,4 +29,5 @@ MUTATIONS = [
     *gradients.LORA,
     *gradients.CHECKPOINTING,
     *gradients.EARLY_BACKWARD,
+    *gradients.RMS_NORM,
 ]

@@ -25,6 +25,7 @@ NOT_MATHS = {
     "setup",
     "_tokenize",
     "_tokenize_demonstration",
+    "generate",
 }
 """Functions of the mutated files that only move, store or check things, and have tests of their own."""
 

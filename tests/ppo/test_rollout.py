@@ -12,6 +12,7 @@ from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.sources import resolve
 from rlhf_lightning.ppo.prompts import PromptBatch
 from rlhf_lightning.ppo.rollout import Rollout, sample_rollout
+from rlhf_lightning.rollouts.engine import Draws
 from rlhf_lightning.rollouts.native_engine import NativeEngine
 from rlhf_lightning.rollouts.settings import SamplingSettings
 
@@ -30,8 +31,8 @@ def padded(rows: list[list[int]], width: int, left: bool) -> tuple[torch.Tensor,
 def rollout() -> Rollout:
     """With a column of padding on each side that no row needs."""
     truncated = torch.tensor([False, True, False])
-    ids, mask = padded(RESPONSES, 5, left=False)
-    return Rollout(*padded(PROMPTS, 4, left=True), ids, mask, truncated, torch.zeros(ids.shape))
+    prompts, responses = padded(PROMPTS, 4, left=True), padded(RESPONSES, 5, left=False)
+    return Rollout(*prompts, *responses, truncated, responses[0] / 10)
 
 
 @pytest.mark.parametrize("rows", [None, [0, 1, 2], [2, 0], [1]])
@@ -46,6 +47,7 @@ def test_sequences_are_the_rows_without_padding(rows: list[int] | None) -> None:
     assert made.tokens.tolist() == lengths
     before = [t for r in own for t in (PROMPTS[r][-1:] + RESPONSES[r])[:-1]]
     assert sequences.tokens.ids[sequences.before].tolist() == before
+    assert torch.equal(made.sampler_logprobs, made.response_ids / 10)
     assert sequences.tokens.ids[sequences.ends].tolist() == [RESPONSES[r][-1] for r in own]
 
 
@@ -77,8 +79,9 @@ def sampled(
     """Responses to prompts 0 to 4, of which some rows are asked for; row 1 of ten tokens."""
     prompts = [[5, 6, 7], [8], [9, 10], [11, 12, 13, 14], [15]]
     batch = PromptBatch(*padded([prompts[r] for r in rows], 5, left=True), [""] * len(rows), rows)
-    settings = SamplingSettings(8, batch_size=decoding)
-    made = sample_rollout(NativeEngine(), backbone, adapter, batch, settings, (3, "test", iteration, 0), 2, 0)
+    settings, key = SamplingSettings(8, batch_size=decoding), (3, "test", iteration, 0)
+    made = sample_rollout(NativeEngine(), backbone, adapter, batch, settings, key, eos_id=2, pad_id=0)
+    assert ((made.sampler_logprobs < 0) == made.response_mask).all()
     assert torch.equal(made.prompt_ids, batch.prompt_ids)
     assert made.truncated.tolist() == [2 not in ids[mask].tolist() for ids, mask in zip(*response(made), strict=True)]
     assert (made.response_ids[~made.response_mask] == 0).all()
@@ -102,3 +105,11 @@ def test_the_adapter_samples_and_the_weights_are_put_back(backbone: Backbone) ->
     before = {n: p.clone() for n, p in backbone.named_parameters()}
     assert sampled(backbone, [0, 1], "a") != sampled(backbone, [0, 1])
     assert all(torch.equal(p, before[n]) for n, p in backbone.named_parameters())
+
+
+def test_seeds_go_by_row_numbers() -> None:
+    """For engines that draw by themselves."""
+    draws, other = Draws((3, "test", 0, 0), [7, 5, 6]), Draws((3, "test", 0, 0), [6, 7, 8])
+    assert draws.row_seed(0) == other.row_seed(1) != draws.row_seed(1)
+    assert draws.batch_seed([2, 0]) == other.batch_seed([0, 1]) != other.batch_seed([1, 2])
+    assert Draws((4, "test", 0, 0), [7]).row_seed(0) != draws.row_seed(0)
