@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,6 +19,7 @@ from rlhf_lightning.masked import position_ids
 from rlhf_lightning.models.checkpointing import checkpointed
 from rlhf_lightning.models.load_errors import brief, missing_tensors, remedy
 from rlhf_lightning.models.lora_linear import use_single_node
+from rlhf_lightning.models.quantized import Bits, QuantizedLinear, loading_options, use_whole_products
 from rlhf_lightning.models.ragged import Ragged
 from rlhf_lightning.models.ragged_support import enable_ragged, ragged_forward, reads_ragged
 from rlhf_lightning.models.rms_norm import use_single_node_norms
@@ -66,14 +68,23 @@ def load_causal_lm(
     dtype: torch.dtype = torch.float32,
     key: str = "model.init_args.base_model",
     trust_remote_code: bool = False,
+    bits: Bits | None = None,
 ) -> Any:
     """A causal language model from safetensors in a directory or on the Hub, in evaluation mode.
+
+    Args:
+        name: Directory or Hub name.
+        dtype: Of its weights.
+        key: Configuration key to name in an error.
+        trust_remote_code: Run code that comes with the model.
+        bits: Keep its linear layers in so many bits, frozen; `dtype` is then that of the rest and of products.
 
     Raises:
         UserError: It cannot be loaded; the message names `key`.
     """
     from transformers import AutoModelForCausalLM
 
+    quantized = loading_options(bits, dtype) if bits else {}
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             name,
@@ -81,6 +92,7 @@ def load_causal_lm(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **quantized,
         )
     except Exception as error:
         raise UserError(f"{key}: cannot load a causal LM from {name!r}: {brief(error)}. {remedy(name)}") from error
@@ -90,6 +102,8 @@ def load_causal_lm(
             f"{missing[0]}. Restore the files of one model."
         )
     model.eval()
+    if bits:
+        use_whole_products(model)
     _check_plain_logits(model, name, key)
     enable_ragged(model)
     return model
@@ -149,7 +163,9 @@ class Backbone(nn.Module):
             if self._peft:
                 self._peft[0].add_adapter(name, config)
             else:
-                self._peft.append(get_peft_model(self.lm, config, adapter_name=name))
+                with warnings.catch_warnings():  # PEFT asks quantized models for a name that transformers retires
+                    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+                    self._peft.append(get_peft_model(self.lm, config, adapter_name=name))
         except (ValueError, re.error) as error:
             endings = sorted({n.rpartition(".")[2] for n, m in self.lm.named_modules() if isinstance(m, nn.Linear)})
             raise ValueError(f"{brief(error)}. The model's layers: {', '.join(endings[:12])}.") from error
@@ -207,7 +223,12 @@ class Backbone(nn.Module):
         """Run a block with an adapter added into the weights, for decoding, where small products cost most.
 
         Subtracting it again would change the base by rounding, so the original tensors are kept and put back.
+        Codes of a quantized base have no room for an addition: there the adapter is active instead.
         """
+        if any(isinstance(layer.get_base_layer(), QuantizedLinear) for layer in self._layers.values()):
+            with self.using(name):
+                yield
+            return
         originals = {}
         try:
             if name is not None:

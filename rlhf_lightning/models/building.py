@@ -45,7 +45,7 @@ def build_backbone(
     An adapter that `source` already has is continued with its own rank and targets; `lora` then only decides
     that there is one. With `lora` None it is merged into the weights, which are all trained.
     """
-    lm = load_causal_lm(source.model, dtype, key, trust_remote_code)
+    lm = load_causal_lm(source.model, dtype, key, trust_remote_code, lora.base_bits if lora else None)
     if lora is None:
         return Backbone(merge_into(lm, source, key) if source.adapter else lm, freeze=False)
     backbone = Backbone(lm)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
+
+from rlhf_lightning.models.quantized import QuantizedLinear
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -19,33 +22,40 @@ class _LoraProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, scale: float
+        ctx: Any, x: Tensor, base: Any, lora_a: Tensor, lora_b: Tensor, scale: float
     ) -> Tensor:
         a, b = lora_a.to(x.dtype), (lora_b * scale).to(x.dtype)
         rows = x.reshape(-1, x.shape[-1])
         low = rows @ a.t()
-        out = F.linear(rows, weight, bias).addmm_(low, b.t())
-        ctx.save_for_backward(rows, weight, a, b, low)
-        ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, lora_a.dtype
+        bias = None if base.bias is None else base.bias.to(x.dtype)
+        out = F.linear(rows, _weight(base, x.dtype), bias).addmm_(low, b.t())
+        ctx.save_for_backward(rows, a, b, low)
+        ctx.base, ctx.scale, ctx.shape, ctx.dtype = base, scale, x.shape, lora_a.dtype
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        rows, weight, a, b, low = ctx.saved_tensors
+        rows, a, b, low = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])
         grad_low = grad @ b
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad @ weight).addmm_(grad_low, a).view(ctx.shape)
-        grad_a = (grad_low.t() @ rows).to(ctx.dtype) if ctx.needs_input_grad[3] else None
-        grad_b = (grad.t() @ low).to(ctx.dtype) * ctx.scale if ctx.needs_input_grad[4] else None
-        return grad_x, None, None, grad_a, grad_b, None
+            grad_x = (grad @ _weight(ctx.base, grad.dtype)).addmm_(grad_low, a).view(ctx.shape)
+        grad_a = (grad_low.t() @ rows).to(ctx.dtype) if ctx.needs_input_grad[2] else None
+        grad_b = (grad.t() @ low).to(ctx.dtype) * ctx.scale if ctx.needs_input_grad[3] else None
+        return grad_x, None, grad_a, grad_b, None
 
 
-class LoraLinear(Linear):
-    """A PEFT layer over a frozen `nn.Linear`; anything else it is asked for, PEFT computes."""
+def _weight(base: Any, dtype: torch.dtype) -> Tensor:
+    """The weight [out, in] of a frozen layer; that of a quantized one is made anew for each product."""
+    weight: Tensor = base.dense(dtype) if isinstance(base, QuantizedLinear) else base.weight
+    return weight
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+
+class SingleNode(nn.Module):
+    """Mixed into a PEFT layer over a frozen linear layer; anything else it is asked for, PEFT computes."""
+
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         name = self._active_adapter[0] if len(self._active_adapter) == 1 else None
         if name not in self.lora_A or args or kwargs or self.disable_adapters or self.merged:
             return super().forward(x, *args, **kwargs)
@@ -55,18 +65,31 @@ class LoraLinear(Linear):
             return super().forward(x)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        if x.dtype != base.weight.dtype:
+        if not isinstance(base, QuantizedLinear) and x.dtype != base.weight.dtype:
             return super().forward(x)
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         # The inputs have the dtype of the product already; autocast would cast the float32 sums back to 16 bit.
         with torch.autocast(x.device.type, enabled=False):
-            return _LoraProduct.apply(x, base.weight, base.bias, a, b, self.scaling[name])
+            return _LoraProduct.apply(x, base, a, b, self.scaling[name])
+
+
+class LoraLinear(SingleNode, Linear):
+    """Over an `nn.Linear`."""
+
+
+@cache
+def _single_node(own: type) -> type:
+    return type(f"Lora{own.__name__}", (SingleNode, own), {})
 
 
 def use_single_node(layer: Any) -> None:
-    """Turn a PEFT layer over a frozen, unquantized `nn.Linear` into a `LoraLinear`; leave any other as it is."""
-    if type(layer) is Linear and type(layer.get_base_layer()) is nn.Linear:
+    """Give a PEFT layer over a frozen `nn.Linear` or `QuantizedLinear` the single node; leave any other as it is."""
+    base = layer.get_base_layer()
+    if type(layer) is Linear and type(base) is nn.Linear:
         layer.__class__ = LoraLinear
+    elif isinstance(base, QuantizedLinear) and not isinstance(layer, SingleNode):
+        own: Any = type(layer)
+        layer.__class__ = _single_node(own)
 
 
 def _does_nothing(dropout: nn.Module) -> bool:

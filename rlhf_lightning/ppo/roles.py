@@ -62,12 +62,12 @@ class Roles(nn.Module):
         self.value_head = build_head(reward, hidden_size, 0, REWARD_KEY)
 
     def _build_shared(self, policy: Source, reward: Source, lora: LoraSettings, dtype: torch.dtype) -> None:
-        base = Backbone(load_causal_lm(policy.model, dtype, POLICY_KEY, self._trust))
+        base = Backbone(load_causal_lm(policy.model, dtype, POLICY_KEY, self._trust, lora.base_bits))
         self._place("policy", base, policy, lora, POLICY_KEY, trainable=True)
         # A fresh policy adapter (the SFT model is not one) starts as the base itself: that is the reference.
         self._place("reference", base, policy if policy.adapter else None, lora, POLICY_KEY)
         if reward.adapter is None or reward.model != policy.model:
-            base = Backbone(load_causal_lm(reward.model, dtype, REWARD_KEY, self._trust))
+            base = Backbone(load_causal_lm(reward.model, dtype, REWARD_KEY, self._trust, lora.base_bits))
         self._place("reward", base, reward if reward.adapter else None, lora, REWARD_KEY)
         self._place("value", base, reward, lora, REWARD_KEY, trainable=True)
 
