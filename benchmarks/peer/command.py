@@ -116,7 +116,7 @@ class Bench:
             SystemExit: The two sides did not compute the same.
         """
         args = self.args
-        head = {
+        head: dict[str, Any] = {
             "stage": self.stage,
             "commit": commit(),
             "peer": f"TRL {self.trl}, {'as installed' if args.as_installed else 'tuned'}",
@@ -125,9 +125,9 @@ class Bench:
             "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "peer_python"},
         }
         if not args.check:
-            head["floor"] = measure_floor(args.device)
+            head["floor"] = found = measure_floor(args.device)
             for part in self.parts.values():
-                part["utilisation"] = utilisation(part, head["floor"])
+                part["utilisation"] = utilisation(part, found)
         write(head | {"parts": self.parts}, args.out)
         wrong = [
             name

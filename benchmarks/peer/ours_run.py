@@ -51,11 +51,12 @@ def run(
 ) -> None:
     """Train for the epochs (PPO: iterations) of the task."""
     quieten()
+    precision: Any = {"bf16": "bf16-mixed", "float32": "32-true"}[task["precision"]]
     with tempfile.TemporaryDirectory() as directory:
         trainer = L.Trainer(
             accelerator=task["device"],
             devices=1,
-            precision={"bf16": "bf16-mixed", "float32": "32-true"}[task["precision"]],
+            precision=precision,
             max_epochs=task.get("iterations", 1),
             gradient_clip_val=task["clip"],
             logger=False,

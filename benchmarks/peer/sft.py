@@ -61,7 +61,10 @@ def best_against_best(bench: Bench) -> None:
     parts = [p for p in bench.parts.values() if "summary" in p]
     if len(parts) < 2:
         return
-    best = {s: max(parts, key=lambda p, s=s: p["summary"][s]["tokens_per_s"]["median"])["runs"][s] for s in SIDES}
+    best: Runs = {}
+    for side in SIDES:
+        fastest = max((p["summary"][side]["tokens_per_s"]["median"], n) for n, p in enumerate(parts))[1]
+        best[side] = parts[fastest]["runs"][side]
     for part in parts:
         part["best_mode_ratio"] = paired_ratios(best["ours"], best["trl"])["tokens_per_s"]
     ratio = parts[0]["best_mode_ratio"]

@@ -27,6 +27,9 @@ def make_starts(model: str, rows: list[dict[str, str]], root: Path, device: str,
 
     Returns:
         Artefact directories by stage: sft, reward.
+
+    Raises:
+        SystemExit: A stage failed; its output is on the screen.
     """
     directory = root / hashlib.sha256(f"{model}/{seed}/{STEPS}".encode()).hexdigest()[:12]
     found = {stage: str(directory / stage / "final") for stage in ("sft", "reward")}
@@ -43,7 +46,10 @@ def make_starts(model: str, rows: list[dict[str, str]], root: Path, device: str,
     (directory / "reward.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pairs))
     print("Making the artefacts that both sides start from ...", flush=True)
     task = {"model": model, "directory": str(directory), "device": device, "seed": seed}
-    subprocess.run([sys.executable, "-m", "benchmarks.peer.starts", json.dumps(task)], check=True, env=os.environ)
+    command = [sys.executable, "-m", "benchmarks.peer.starts", json.dumps(task)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"error: the artefacts could not be made:\n{done.stderr[-4000:]}")
     return found
 
 

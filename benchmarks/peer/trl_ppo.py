@@ -22,7 +22,8 @@ class Float32Head(nn.Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
-            return nn.functional.linear(hidden.float(), self.weight)
+            scores: Tensor = nn.functional.linear(hidden.float(), self.weight)
+        return scores
 
 
 def policy(task: dict[str, Any]) -> Any:
