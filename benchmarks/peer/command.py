@@ -71,6 +71,7 @@ class Bench:
         self.maker = Maker(args.data, self.base, args.work / "work", args.seed)
         self.python = args.peer_python or peer_python(self.trl)
         self.parts: dict[str, Any] = {}
+        self.commit = commit()  # now: by the end somebody may have committed
 
     def task(self, side: str, **facts: Any) -> Task:
         """A task with what every stage needs."""
@@ -118,7 +119,7 @@ class Bench:
         args = self.args
         head: dict[str, Any] = {
             "stage": self.stage,
-            "commit": commit(),
+            "commit": self.commit,
             "peer": f"TRL {self.trl}, {'as installed' if args.as_installed else 'tuned'}",
             "machine": machine(args.device),
             "versions": versions(),
