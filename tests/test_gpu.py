@@ -20,6 +20,18 @@ def test_stage_on_gpu(tiny: TinyRuns, stage: str, precision: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+@pytest.mark.parametrize("bits", ["4", "8"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_stage_on_gpu_with_a_quantized_base(tiny: TinyRuns, stage: str, bits: str, precision: str) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the optional package bitsandbytes")
+    extra = ("--trainer.accelerator", "gpu", "--trainer.devices", "1", "--trainer.precision", precision)
+    run = tiny.run(stage, f"gpu/{bits}/{precision}/{stage}", *extra, "--model.init_args.lora.base_bits", bits)
+    metrics = json.loads((run / "final" / "stage.json").read_text())["metrics"]
+    assert all(value == value for value in metrics.values())
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
 def test_a_stage_resumes_on_gpu(tiny: TinyRuns, stage: str) -> None:
     """From a checkpoint within an epoch. Equal weights: the same sums in the same order, on one device."""
