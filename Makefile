@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 SEED ?= 1
 ROOT ?= checkpoints/quickstart
 
-.PHONY: help install quickstart test test-slow coverage mutation lint format data clean
+.PHONY: help install quickstart benchmark test test-slow coverage mutation lint format data clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -38,6 +38,9 @@ coverage: install  ## the default tests, and the lines and branches that they do
 
 mutation: install  ## break every formula on purpose; each mistake must be noticed (about 6 minutes)
 	$(BIN)/python -m tests.mutation.run
+
+benchmark: install  ## every stage against TRL on identical work (CPU: about 25 minutes, and TRL's installation)
+	$(BIN)/python -m benchmarks.peer.every $(BENCHMARK)
 
 lint: install  ## ruff and mypy
 	$(BIN)/python -m ruff check .

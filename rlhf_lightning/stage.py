@@ -191,7 +191,10 @@ class StageModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         # With a gradient scaler, Lightning cannot clip the gradients of a fused optimizer.
-        optimizer = self.optimizer_settings.adamw(self.parameter_groups(), fused=loss_scale(self.trainer) is None)
+        fused = loss_scale(self.trainer) is None
+        optimizer: Any = self.optimizer_settings.adamw(self.parameter_groups(), fused)
+        if fused:  # nothing to unscale, but in bf16-mixed Lightning refuses to clip unless the optimizer says so
+            optimizer._step_supports_amp_scaling = False
         total = self.trainer.estimated_stepping_batches
         if total == float("inf") and self.schedule_settings.needs_length:
             raise UserError(

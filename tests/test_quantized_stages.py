@@ -89,6 +89,22 @@ def test_a_checkpoint_on_another_base_is_refused(
     assert f"model.init_args.lora.base_bits: 4 -> {bits}" in capsys.readouterr().err
 
 
+def test_vllm_is_refused(tiny: TinyRuns, capsys: pytest.CaptureFixture[str]) -> None:
+    from rlhf_lightning.cli import main
+
+    assert main(tiny.args("ppo", "bits/vllm", KEY, "4", "--model.init_args.sampling.engine", "vllm")) == 1
+    assert "sampling.engine: vllm" in (error := capsys.readouterr().err)
+    assert "set model.init_args.lora.base_bits to null" in error
+
+
+@pytest.mark.parametrize("engine", ["native", "transformers"])
+@pytest.mark.parametrize("bits", ["4", "8"])
+def test_rollouts_sample_from_the_policy_that_is_scored(tiny: TinyRuns, sft: Path, bits: str, engine: str) -> None:
+    extra = ("--trainer.max_epochs", "1", KEY, bits, "--model.init_args.sampling.engine", engine)
+    found = metrics(tiny.run("ppo", f"bits/{engine}{bits}", *extra, "--model.init_args.policy_from", str(sft)))
+    assert found["rollout/mismatch_ratio_max"] == pytest.approx(1, abs=1e-3)
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_policy_starts_as_the_reference_on_one_base(tiny: TinyRuns, bits: Any) -> None:
     lora = LoraSettings(base_bits=bits)

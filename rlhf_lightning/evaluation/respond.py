@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from rlhf_lightning.artefacts import Source
 from rlhf_lightning.data.kinds import PromptLike
-from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.logprobs import token_logprobs
 from rlhf_lightning.models.backbone import Backbone, load_causal_lm, load_tokenizer
 from rlhf_lightning.models.building import attach_adapter, build_head
@@ -20,6 +19,8 @@ from rlhf_lightning.models.ragged import Ragged, from_lengths
 from rlhf_lightning.ppo.prompts import PromptItem, collate_prompts
 from rlhf_lightning.ppo.rollout import Rollout, sample_rollout
 from rlhf_lightning.prompt_template import PromptTemplate, plain_text
+from rlhf_lightning.rollouts.native_engine import NativeEngine
+from rlhf_lightning.rollouts.settings import SamplingSettings
 
 REWARD = "_reward"
 
@@ -114,7 +115,8 @@ class Panel:
                 batch = collate_prompts(items[start : start + sampling.batch_size], self._pad_id)
                 key = (seed, purpose, start, 0)
                 batch = batch.to(torch.device(self._device))
-                rollout = sample_rollout(backbone, adapter, batch, sampling, key, self.template.eos_id, self._pad_id)
+                ids = self.template.eos_id, self._pad_id
+                rollout = sample_rollout(NativeEngine(), backbone, adapter, batch, sampling, key, *ids)
                 out += self._describe(name, rollout, measure)
                 bar.update(len(batch.texts))
         return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -48,11 +48,14 @@ class EarlyBackward:
         # Autocast is for forwards: it would cast the products of a float32 backward to 16 bit.
         with torch.autocast(self._device_type, enabled=False):
             new = torch.autograd.grad(loss * self._scale, self._parameters, allow_unused=True)
-        for i, gradient in enumerate(new):
-            if gradient is not None:
-                gradient = gradient if self._scale == 1.0 else gradient / self._scale
-                held = self._gradients[i]
-                self._gradients[i] = gradient if held is None else held.add_(gradient)
+        if self._scale != 1.0:
+            new = tuple(None if g is None else g / self._scale for g in new)
+        for i, gradient in enumerate(_own_memory(new)):
+            held = self._gradients[i]
+            if held is None or gradient is None:
+                self._gradients[i] = held if gradient is None else gradient
+            else:
+                held.add_(gradient)
         loss = loss.detach()
         self.total = loss if self.total is None else self.total + loss
 
@@ -61,6 +64,18 @@ class EarlyBackward:
         assert self.total is not None, "no part was added"
         loss: Tensor = _Computed.apply(self.total, self._gradients, *self._parameters)
         return loss
+
+
+def _own_memory(gradients: Sequence[Tensor | None]) -> Iterator[Tensor | None]:
+    """The gradients, safe to be changed in place: autograd hands out one tensor twice, or expanded, where it can."""
+    seen = set()
+    for gradient in gradients:
+        if gradient is not None:
+            storage = gradient.untyped_storage()
+            if storage.data_ptr() in seen or storage.nbytes() != gradient.nbytes:
+                gradient = gradient.clone(memory_format=torch.contiguous_format)
+            seen.add(gradient.untyped_storage().data_ptr())
+        yield gradient
 
 
 def loss_scale(trainer: L.Trainer) -> float | None:

@@ -112,7 +112,7 @@ def load_causal_lm(
 @torch.no_grad()
 def _check_plain_logits(model: Any, name: str, key: str) -> None:
     """Logits must be the unembedding of the final hidden states and nothing more: we compute only the rows we need."""
-    ids = torch.zeros(1, 2, dtype=torch.long)
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
     hidden = model.base_model(input_ids=ids).last_hidden_state
     if not torch.allclose(model(input_ids=ids).logits, model.get_output_embeddings()(hidden), atol=1e-2, rtol=1e-2):
         raise UserError(

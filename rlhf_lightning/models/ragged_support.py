@@ -34,11 +34,12 @@ def enable_ragged(lm: Any) -> None:
     """
     if lm.config._attn_implementation != "sdpa":
         return
-    first, second = torch.tensor([[1, 2, 3, 0, 1]]), torch.tensor([[2, 0, 3]])
+    device = lm.get_input_embeddings().weight.device
+    first, second = (torch.tensor([x], device=device) for x in ([1, 2, 3, 0, 1], [2, 0, 3]))
     expected = torch.cat([lm.base_model(input_ids=x).last_hidden_state[0] for x in (first, second)])
     try:
         lm.set_attn_implementation(ragged_attention.NAME)
-        both = from_lengths(torch.cat([first[0], second[0]]), torch.tensor([5, 3]))
+        both = from_lengths(torch.cat([first[0], second[0]]), torch.tensor([5, 3], device=device))
         # Rounding of 16-bit weights stays below this; looking at a neighbour does not.
         same = torch.allclose(ragged_forward(lm, both), expected, rtol=1e-2, atol=1e-2)
     except Exception:  # whatever a model makes of a row that it was not written for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,6 @@ from torch import Tensor
 from rlhf_lightning.artefacts import open_source, source_fingerprint
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.loops import StageFitLoop
-from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.masked import whiten
 from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.models.backbone import load_tokenizer
@@ -21,7 +21,7 @@ from rlhf_lightning.models.building import base_dtype, save_adapter, save_full
 from rlhf_lightning.models.limits import load_limits
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.ppo.advantages import gae
-from rlhf_lightning.ppo.bounds import check_bounds
+from rlhf_lightning.ppo.bounds import check_bounds, check_engine
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch, explained_variance
 from rlhf_lightning.ppo.loop import PPOFitLoop
 from rlhf_lightning.ppo.loss import policy_loss, value_loss
@@ -29,10 +29,12 @@ from rlhf_lightning.ppo.prompts import PromptBatch
 from rlhf_lightning.ppo.rewards import penalize_missing_eos, token_rewards
 from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles, check_same_tokenizer
 from rlhf_lightning.ppo.rollout import Rollout, sample_rollout
-from rlhf_lightning.ppo.rollout_metrics import require_finite, rollout_metrics
+from rlhf_lightning.ppo.rollout_metrics import mismatch_metrics, require_finite, rollout_metrics
 from rlhf_lightning.ppo.samples import SampleTable
 from rlhf_lightning.ppo.scoring import ScoredRollout, score_rollout
 from rlhf_lightning.ppo.update_metrics import UpdateMetrics
+from rlhf_lightning.rollouts.choice import build_engine
+from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from rlhf_lightning.stage import StageModule, StageSettings
 
@@ -76,7 +78,7 @@ class PPOModule(StageModule):
             optimizer: AdamW; `lr` is the policy's (C.4 does not print the paper's final one).
             schedule: Constant after a warmup over the first 10 iterations of 8 steps, from a tenth (C.4).
             value_lr: Learning rate of the value function; by default the policy's. C.4: 9e-6, its own.
-            sampling: Length limit, temperature and decoding batch of the rollout.
+            sampling: Length limit, temperature, decoding batch and engine of the rollout.
             num_minibatches: Optimizer steps of one pass over an iteration's rollout (C.4: 512 / 64 = 8).
             ppo_epochs: Passes over an iteration's rollout (C.4: 1).
             kl_coef: β, weight of the KL penalty (C.4: 0.02).
@@ -105,6 +107,8 @@ class PPOModule(StageModule):
         )
         self.value_lr = value_lr
         self.sampling = sampling
+        check_engine(sampling.engine, lora)
+        self.engine = build_engine(sampling)
         self.num_minibatches, self.ppo_epochs = num_minibatches, ppo_epochs
         self.kl_coef, self.missing_eos_penalty = kl_coef, missing_eos_penalty
         self.clip_range, self.value_clip_range, self.value_coef = clip_range, value_clip_range, value_coef
@@ -151,16 +155,9 @@ class PPOModule(StageModule):
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        policy = {id(p) for p in self.roles.backbone("policy").parameters()}
-        groups: dict[str, list[Any]] = {"policy": [], "value": []}
-        for name, parameter in self.trainable().items():
-            own = id(parameter) in policy and (self.lora is None or ".policy." in name)
-            groups["policy" if own else "value"].append(parameter)
         lr = self.optimizer_settings.lr
-        return [
-            {"params": groups["policy"], "lr": lr, "name": "policy"},
-            {"params": groups["value"], "lr": lr if self.value_lr is None else self.value_lr, "name": "value"},
-        ]
+        rates = {"policy": lr, "value": lr if self.value_lr is None else self.value_lr}
+        return [{"params": own, "lr": rates[name], "name": name} for name, own in self.roles.trainable_parts().items()]
 
     # -- one iteration ------------------------------------------------------------------------------------
 
@@ -170,15 +167,15 @@ class PPOModule(StageModule):
         on_token = (lambda n: progress("rollout", n)) if progress else None
         eos_id, pad_id = self.template.eos_id, self.template.tokenizer.pad_token_id
         backbone, adapter = self.roles.backbone("policy"), self.roles.adapter("policy")
-        return sample_rollout(backbone, adapter, batch, self.sampling, seed, eos_id, pad_id, on_token)
+        return sample_rollout(self.engine, backbone, adapter, batch, self.sampling, seed, eos_id, pad_id, on_token)
 
     def score(self, rollout: Rollout, training: bool = False, progress: Progress | None = None) -> ScoredRollout:
         """Log-probabilities and scores of a rollout; for training also values, and no reference if β is 0."""
         on_rows = (lambda n: progress("scoring", n)) if progress else None
-        temperature = self.sampling.temperature or 1.0
-        with_reference = not training or self.kl_coef > 0
-        limit = self.memory.micro_batch_tokens
-        return score_rollout(self.roles, rollout, temperature, limit, training, with_reference, on_rows)
+        temperature, limit = self.sampling.temperature or 1.0, self.memory.micro_batch_tokens
+        return score_rollout(
+            self.roles, rollout, temperature, limit, training, not training or self.kl_coef > 0, on_rows
+        )
 
     @torch.no_grad()
     def collect(self, batch: PromptBatch, iteration: int, progress: Progress) -> tuple[Experience, dict[str, float]]:
@@ -199,6 +196,9 @@ class PPOModule(StageModule):
         advantages, returns = gae(rewards, scored.values, mask, self.gamma, self.gae_lambda)
         advantages = whiten(advantages, mask, reduce=self.reduce_sum)
         metrics = rollout_metrics(rollout, scored, self.reduce_sum)
+        metrics |= mismatch_metrics(
+            rollout, scored, self.reduce_sum, partial(self.trainer.strategy.reduce, reduce_op="max")
+        )
         metrics["value/explained_variance"] = float(explained_variance(scored.values, returns, mask, self.reduce_sum))
         seconds = {"time/rollout_s": rolled - start, "time/scoring_s": time.perf_counter() - rolled}
         return Experience(rollout, scored.logprobs, scored.values, advantages, returns), metrics | seconds
@@ -208,8 +208,8 @@ class PPOModule(StageModule):
         data, mask = batch.experience, batch.experience.rollout.response_mask
         temperature = self.sampling.temperature or 1.0
         new_logprobs, _ = self.roles.logprobs("policy", data.rollout, temperature, with_entropy=False)
-        old, clip = data.logprobs, self.clip_range
-        return policy_loss(new_logprobs, old, data.advantages, mask, clip, batch.num_tokens), new_logprobs
+        clip, tokens = self.clip_range, batch.num_tokens
+        return policy_loss(new_logprobs, data.logprobs, data.advantages, mask, clip, tokens), new_logprobs
 
     def value_loss(self, batch: MicroBatch) -> Tensor:
         """Value loss, as a share of the optimizer step's."""

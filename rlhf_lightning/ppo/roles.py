@@ -106,6 +106,17 @@ class Roles(nn.Module):
         """The adapter of a role on its backbone; None is the backbone's own weights."""
         return self._adapters[role]
 
+    def trainable_parts(self) -> dict[str, list[nn.Parameter]]:
+        """What is trained, of the policy and of the value function."""
+        policy = {id(p) for p in self._backbones["policy"].parameters()}
+        parts: dict[str, list[nn.Parameter]] = {"policy": [], "value": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                # On a shared base both have adapters; without any, the policy has a backbone of its own.
+                own = id(parameter) in policy and (self._adapters["policy"] is None or ".policy." in name)
+                parts["policy" if own else "value"].append(parameter)
+        return parts
+
     @contextmanager
     def _active(self, role: RoleName) -> Iterator[Backbone]:
         backbone = self._backbones[role]

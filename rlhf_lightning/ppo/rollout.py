@@ -9,12 +9,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rlhf_lightning.generation import Generated, SamplingSettings, generate
-from rlhf_lightning.masked import last_valid_index
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.ragged import Ragged, from_padded
 from rlhf_lightning.ppo.prompts import PromptBatch
-from rlhf_lightning.seeding import generator
+from rlhf_lightning.rollouts.engine import Draws, Request, RolloutEngine
+from rlhf_lightning.rollouts.settings import SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Rollout:
     """Bool [B, R]; EOS is inside."""
     truncated: Tensor
     """Bool [B]; no EOS within the length limit."""
+    sampler_logprobs: Tensor
+    """[B, R] nats, as the engine that sampled saw them: only to be compared with, never trained on."""
 
     def rows(self, index: Tensor) -> Rollout:
         """Some of the rows, without the columns that are padding in all of them."""
@@ -55,6 +56,7 @@ class Rollout:
             self.response_ids[index, :right],
             responses[:, :right],
             self.truncated[index],
+            self.sampler_logprobs[index, :right],
         )
 
     @property
@@ -69,14 +71,15 @@ class Rollout:
         ids = torch.cat([self.prompt_ids, self.response_ids], 1)
         number = (mask.flatten().cumsum(0) - 1).view(mask.shape)
         width = self.prompt_ids.shape[1]
-        ends = number[torch.arange(len(mask), device=mask.device), last_valid_index(mask)]
-        return Sequences(from_padded(ids, mask), number[:, width - 1 : -1][self.response_mask], ends)
+        # Numbers stand still in the padding, so the last column has each row's last.
+        return Sequences(from_padded(ids, mask), number[:, width - 1 : -1][self.response_mask], number[:, -1])
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
 
 
 def sample_rollout(
+    engine: RolloutEngine,
     backbone: Backbone,
     adapter: str | None,
     batch: PromptBatch,
@@ -89,6 +92,7 @@ def sample_rollout(
     """Sample one response per prompt from a role.
 
     Args:
+        engine: What decodes.
         backbone: Where the role's weights are.
         adapter: Its adapter; None is the base.
         batch: Prompts, on the model's device.
@@ -98,36 +102,8 @@ def sample_rollout(
         pad_id: Padding.
         on_token: Progress callback.
     """
-    size = len(batch.prompt_ids)
-    # One table for all processes, of which each takes its rows.
-    shape = (max(batch.rows) + 1, settings.max_response_tokens)
-    table = torch.rand(shape, generator=generator(*seed), dtype=torch.float32)
-    uniforms = table[batch.rows].to(batch.prompt_ids.device)
-    parts: list[Generated] = []
-    with backbone.merged(adapter):
-        for rows in torch.arange(size).split(settings.batch_size):
-            width = batch.prompt_ids.shape[1] - int(batch.prompt_mask[rows].sum(1).max())
-            parts.append(
-                generate(
-                    backbone.lm,
-                    batch.prompt_ids[rows, width:],
-                    batch.prompt_mask[rows, width:],
-                    settings,
-                    uniforms[rows],
-                    eos_id,
-                    pad_id,
-                    on_token,
-                )
-            )
-    widest = max(p.response_ids.shape[1] for p in parts)
+    request = Request(batch.prompt_ids, batch.prompt_mask, Draws(seed, batch.rows), eos_id, pad_id)
+    out = engine.generate(backbone, adapter, request, settings, on_token)
     return Rollout(
-        batch.prompt_ids,
-        batch.prompt_mask,
-        torch.cat([_widen(p.response_ids, widest, pad_id) for p in parts]),
-        torch.cat([_widen(p.response_mask, widest, False) for p in parts]),
-        torch.cat([p.truncated for p in parts]),
+        batch.prompt_ids, batch.prompt_mask, out.response_ids, out.response_mask, out.truncated, out.logprobs
     )
-
-
-def _widen(x: Tensor, width: int, value: int | bool) -> Tensor:
-    return torch.nn.functional.pad(x, (0, width - x.shape[1]), value=value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,32 @@ def rollout_metrics(
         "rollout/response_tokens": mean(mask.sum(1)),
         "rollout/eos_rate": 1 - mean(rollout.truncated),
         "rollout/entropy": float(masked_moments(scored.entropy, mask, reduce)[0]),
+    }
+
+
+def mismatch_metrics(
+    rollout: Rollout,
+    scored: ScoredRollout,
+    reduce: Callable[[Tensor], Tensor] = torch.clone,
+    reduce_max: Callable[[Tensor], Any] = torch.clone,
+) -> dict[str, float]:
+    """How far the engine that sampled is from the forward that is trained.
+
+    They round differently, so the tokens come from a slightly different policy than the update believes. The KL is
+    an estimate of KL(sampler || trained), nats a token (it can be slightly negative); the ratio is the largest one
+    of the two probabilities of a sampled token, either way round.
+
+    Args:
+        rollout: B responses of this process.
+        scored: Their numbers.
+        reduce: Sums a tensor over all processes; by default there is one.
+        reduce_max: The maximum over them.
+    """
+    mask = rollout.response_mask
+    gap = torch.where(mask, rollout.sampler_logprobs - scored.logprobs, 0.0)
+    return {
+        "rollout/mismatch_kl": float(masked_moments(gap, mask, reduce)[0]),
+        "rollout/mismatch_ratio_max": float(reduce_max(gap.abs().max().exp())),
     }
 
 

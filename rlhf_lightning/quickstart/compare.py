@@ -11,10 +11,10 @@ from rlhf_lightning.artefacts import open_source
 from rlhf_lightning.data.kinds import PromptLike
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval
 from rlhf_lightning.evaluation.respond import Panel, Response
-from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.quickstart.gold import gold_score
 from rlhf_lightning.quickstart.labelers import pairwise_agreement
 from rlhf_lightning.quickstart.make_data import read_rows
+from rlhf_lightning.rollouts.settings import SamplingSettings
 
 MODELS = ("base", "sft", "ppo")
 ROUNDS = 2

@@ -6,7 +6,7 @@ import torch
 
 from rlhf_lightning.artefacts import open_source
 from rlhf_lightning.evaluation.respond import Panel
-from rlhf_lightning.generation import SamplingSettings
+from rlhf_lightning.rollouts.settings import SamplingSettings
 
 TEMPERATURES = (1.0, 0.7, 1.3)
 """Samples of a prompt take these in turn, so that rankings hold better and worse responses than the policy's own."""

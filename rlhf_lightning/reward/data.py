@@ -182,10 +182,11 @@ class RankingDataModule(StageDataModule):
 
     def _response(self, row: Ranking, index: int) -> list[int]:
         ids = self.limits.cut_response(self.template.encode_response(row.responses[index]))
-        # A sample that hit its length limit had no EOS, and the reward model must be able to see that.
+        # A sample that hit its length limit had no EOS, and the reward model must be able to see that. A text without
+        # tokens keeps it: a score is read at a response's last token.
         ended: Any = row.meta.get("ended")
         unfinished = isinstance(ended, list) and len(ended) == len(row.responses) and ended[index] is False
-        return ids[:-1] if unfinished and ids[-1] == self.template.eos_id else ids
+        return ids[:-1] if unfinished and len(ids) > 1 and ids[-1] == self.template.eos_id else ids
 
     def _tokenize_demonstration(self, row: Demonstration) -> RankedPrompt | None:
         with naming(row):

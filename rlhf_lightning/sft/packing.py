@@ -162,8 +162,8 @@ def collate(rows: Sequence[Sequence[SFTExample]], pad_id: int) -> SFTBatch:
     >>> batch = collate([[SFTExample([5, 6], [True, True]), SFTExample([7, 8], [False, True])]], pad_id=0)
     >>> batch.input_ids.tolist(), batch.loss_mask.tolist()
     ([[5, 6, 7, 8]], [[False, True, False, True]])
-    >>> batch.segments.tolist(), batch.positions.tolist()
-    ([[1, 1, 2, 2]], [[0, 1, 0, 1]])
+    >>> batch.segments.tolist(), batch.ragged()[0].positions.tolist()
+    ([[1, 1, 2, 2]], [0, 1, 0, 1])
     """
     ids = [[t for e in row for t in e.ids] for row in rows]
     # The first token of an example has nothing of its own before it, so it is never a target.

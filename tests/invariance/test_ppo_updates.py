@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.ppo.buffer import Experience, UpdatePlan
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptBatch, PromptDataModule
+from rlhf_lightning.rollouts.settings import SamplingSettings
 from tests.conftest import TinyRuns
 from tests.invariance.updates import EXACT, REORDERED, SETTINGS, Weights, distance, train
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from peft.tuners.lora import Linear
@@ -67,7 +71,109 @@ def test_16_bit_autocast_gives_16_bit_outputs_and_float32_gradients() -> None:
     x = torch.randn(5, 6, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         out = made(x)
+        assert single(x.detach(), made)
     out.float().sum().backward()
     assert out.dtype == torch.bfloat16
     assert x.grad is not None
     assert x.grad.dtype == made.lora_A["a"].weight.grad.dtype == made.lora_B["a"].weight.grad.dtype == torch.float32
+
+
+def single(x: Tensor, made: Linear) -> bool:
+    """Whether a layer's output comes from the single node."""
+    out = made(x.clone().requires_grad_())
+    nodes = [out.grad_fn] + [n for n, _ in out.grad_fn.next_functions]
+    return any("LoraProduct" in type(n).__name__ for n in nodes)
+
+
+X = torch.randn(5, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dropout", [nn.Identity(), nn.Dropout(0.0)])
+def test_one_node_in_training(dropout: nn.Module) -> None:
+    made = layer(True)
+    use_single_node(made)
+    made.lora_dropout["a"] = dropout
+    assert made.training
+    assert single(X, made)
+
+
+def test_dropout_in_evaluation_is_our_own() -> None:
+    made = layer(True, dropout=0.5)
+    use_single_node(made)
+    assert not single(X, made)
+    assert single(X, made.eval())
+
+
+def second_adapter(made: Linear) -> None:
+    config = LoraSettings(rank=2, alpha=7.0).peft_config()
+    made.update_layer("b", 2, lora_alpha=7.0, config=config)
+    made.to(torch.float64)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for part in (made.lora_A, made.lora_B):
+            part["b"].weight.copy_(torch.randn(part["b"].weight.shape, generator=generator))
+
+
+CASES: dict[str, Callable[[Any], object]] = {
+    "disabled": lambda made: setattr(made, "_disable_adapters", True),
+    "merged": lambda made: made.merge(),
+    "two adapters": lambda made: (second_adapter(made), setattr(made, "_active_adapter", ["a", "b"])),
+    "the second adapter": lambda made: (second_adapter(made), setattr(made, "_active_adapter", ["b"])),
+    "a bias": lambda made: (made.lora_bias.update(a=True), setattr(made.lora_B["a"], "bias", bias())),
+}
+
+
+def bias() -> nn.Parameter:
+    return nn.Parameter(torch.arange(4.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_left_to_peft(name: str) -> None:
+    """The same output as PEFT's own layer in the same state."""
+    theirs, ours = layer(True), layer(True)
+    use_single_node(ours)
+    for made in (theirs, ours):
+        CASES[name](made)
+    outs = [made(X) for made in (theirs, ours)]
+    assert torch.allclose(*outs, rtol=0, atol=1e-12)
+    assert single(X, ours) == (name == "the second adapter")
+
+
+def test_a_float32_base_under_16_bit_autocast() -> None:
+    made = layer(True, dtype=torch.float32)
+    use_single_node(made)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = made(X.float())
+    assert out.dtype == torch.bfloat16
+    assert torch.allclose(out.float(), layer(True, dtype=torch.float32)(X.float()), rtol=0.05, atol=0.05)
+
+
+def test_arguments_go_to_peft() -> None:
+    made = layer(True)
+    use_single_node(made)
+    with pytest.raises(TypeError):
+        made(X, nonsense=1)
+
+
+def test_variants_go_to_peft() -> None:
+    made = layer(True)
+    use_single_node(made)
+    made.lora_variant["a"] = SimpleNamespace(forward=lambda *args, **kwargs: torch.full((5, 4), 7.0))
+    assert (made(X) == 7).all()
+
+
+def test_other_layers_stay_pefts() -> None:
+    class Other(Linear):
+        """A subclass may do anything."""
+
+    class Quantized(nn.Linear):
+        """So may a subclass of the base."""
+
+    made = layer(False)
+    made.__class__ = Other
+    use_single_node(made)
+    assert type(made) is Other
+    made = layer(False)
+    made.base_layer.__class__ = Quantized
+    use_single_node(made)
+    assert type(made) is Linear

@@ -6,7 +6,6 @@ from tests.mutation.mutation import table
 
 PPO = "tests/references/test_ppo_formulas.py"
 TOKENS = "tests/references/test_token_formulas.py"
-GENERATION = "tests/test_generation.py"
 TWO_PROCESSES = "test_whitening_over_two_processes_is_that_of_all_rows"
 PADDED = f"{TOKENS}::test_last_valid_index_and_positions"
 
@@ -104,78 +103,17 @@ MASKED = table(
     ("positions count padding", "mask.long().cumsum(-1)", "torch.ones_like(mask).long().cumsum(-1)", PADDED),
 )
 
-LOGPROBS = table(
-    "logprobs.py",
-    TOKENS,
-    ("temperature multiplies", ".float() / temperature", ".float() * temperature", "test_token_logprobs"),
-    ("no temperature", ".float() / temperature", ".float()", "test_token_logprobs"),
-    ("probabilities", "F.log_softmax(", "F.softmax(", "test_token_logprobs"),
-    ("softmax over tokens", "temperature, dim=-1)", "temperature, dim=0)", "test_token_logprobs"),
-    ("precision of the model", "unembed(hidden).float()", "unembed(hidden)", "test_token_logprobs"),
-    ("entropy with the wrong sign", "entropy = -(log_p", "entropy = (log_p", "test_token_logprobs"),
-    (
-        "entropy in the gradient",
-        "-(log_p.detach().exp() * log_p.detach())",
-        "-(log_p.exp() * log_p)",
-        "test_token_logprobs",
-    ),
-    ("first chunk only", "torch.cat(logprobs), torch.cat(entropy)", "logprobs[0], entropy[0]", "test_token_logprobs"),
-    ("no gradient", "log_p.gather(", "log_p.detach().gather(", "test_token_logprobs"),
-    (
-        "logits of all chunks are kept",
-        "if torch.is_grad_enabled() and h.requires_grad:",
-        "if not h.numel():",
-        "test_logits_are_computed_again_in_the_backward_pass",
-    ),
-    (
-        "no graph without tokens",
-        "return hidden.float().sum(-1), hidden",
-        "return hidden.new_zeros(0, dtype=torch.float32), hidden",
-        "test_no_tokens_keep_the_graph",
-    ),
-)
-
-PACK = "rlhf_lightning/sft/packing.py::rlhf_lightning.sft.packing.pack"
-BINS = "tests/sft/test_packing.py::test_bins_hold_everything_once_and_fit"
-WEIGHT = "tests/sft/test_packing.py::test_a_batch_weighs_its_targets_and_falls_apart_into_rows"
-
-PACKING = table(
-    "sft/packing.py",
-    TOKENS,
-    ("examples see each other", "(same & causal)", "(causal | causal & same)", "test_packed_rows"),
-    ("tokens see the future", "(same & causal)", "same", "test_packed_rows"),
-    ("tokens see the future only", ".tril()", ".triu()", "test_packed_rows"),
-    ("tokens do not see themselves", ".tril()", ".tril(-1)", "test_packed_rows"),
-    ("two examples are not packed", "(self.segments > 1).any()", "(self.segments > 2).any()", "test_packed_rows"),
-    ("padding is seen", "valid = self.segments > 0", "valid = self.segments >= 0", "test_packed_rows"),
-    (
-        "positions go on",
-        "starts[:, 1:] = self.segments[:, 1:] != self.segments[:, :-1]",
-        "starts[:, 1:] = False",
-        "test_packed_rows",
-    ),
-    ("positions from 1", "return index - torch", "return 1 + index - torch", "test_packed_rows"),
-    ("first tokens are targets", "[flag and i > 0 for", "[flag and i >= 0 for", "test_sft_loss"),
-    ("first two tokens are no targets", "[flag and i > 0 for", "[flag and i > 1 for", "test_sft_loss"),
-    ("prompts are targets", "[flag and i > 0 for", "[i > 0 for", "test_sft_loss"),
-    ("padding is a target", "pad(targets, False)", "pad(targets, True)", "test_sft_loss"),
-    ("first example counts as padding", "enumerate(row, 1)", "enumerate(row)", "test_packed_rows"),
-    ("rows overflow", "1 << (room - size)", "1 << room", "test_packed_rows"),
-    ("a new row for each", "        if fitting:\n", "        if False:\n", PACK),
-    ("most room first", "(fitting & -fitting).bit_length()", "fitting.bit_length()", PACK),
-    ("shortest first", "np.argsort(-lengths", "np.argsort(lengths", PACK),
-    ("rows in another order", "np.argsort(bins, kind", "np.argsort(-bins, kind", BINS),
-    ("rows begin at 0", "self._ends[row - 1] if row else 0", "0", BINS),
-    ("one row too many", "return len(self._ends)", "return len(self._ends) + 1", BINS),
-    ("prompts weigh too", "float(self.loss_mask[:, 1:].sum())", "float(self.loss_mask.numel())", WEIGHT),
-    ("rows up to one", "slice(index, index + 1)", "slice(0, index + 1)", WEIGHT),
-)
-
 LENGTH = "test_which_schedules_need_the_length_of_the_run"
+
+ADAM = "tests/references/test_optimizer.py::test_an_update_is_adams"
 
 SCHEDULE = table(
     "schedule.py",
     TOKENS,
+    ("betas exchanged", "(self.beta1, self.beta2)", "(self.beta2, self.beta1)", ADAM),
+    ("torch's epsilon", "eps=self.eps, ", "", ADAM),
+    ("torch's weight decay", "weight_decay=self.weight_decay, ", "", ADAM),
+    ("no weight decay", "weight_decay=self.weight_decay, ", "weight_decay=0, ", ADAM),
     ("warmup from 0", "settings.warmup_start + (1", "0 * settings.warmup_start + (1", "test_schedule"),
     ("warmup beyond the peak", "(1 - settings.warmup_start) * step", "1 * step", "test_schedule"),
     ("warmup one step late", "* step / warmup", "* (step - 1) / warmup", "test_schedule"),
@@ -196,73 +134,4 @@ SCHEDULE = table(
     ("cosine during warmup", "(step - warmup) / max(1.0, total_steps - warmup)", "step / total_steps", "test_schedule"),
     ("cosine rises after its end", "min(1.0, (step - warmup)", "min(9.0, (step - warmup)", "test_schedule"),
     ("constant is a cosine", 'if settings.name == "constant"', 'if settings.name == "linear"', "test_schedule"),
-)
-
-SAMPLING = table(
-    "generation.py",
-    GENERATION,
-    ("no temperature", "logits.float() / temperature", "logits.float()", f"{TOKENS}::test_sampling"),
-    (
-        "temperature multiplies",
-        "logits.float() / temperature",
-        "logits.float() * temperature",
-        f"{TOKENS}::test_sampling",
-    ),
-    ("draws of 0", "right=True", "right=False", f"{TOKENS}::test_a_token_without_probability_is_never_drawn"),
-    (
-        "draws beyond the total",
-        "uniforms.to(cumulative) * cumulative[:, -1]",
-        "uniforms.to(cumulative)",
-        f"{TOKENS}::test_a_token_without_probability_is_never_drawn",
-    ),
-    (
-        "least likely token",
-        "logits.argmax(-1)",
-        "logits.argmin(-1)",
-        "test_greedy_decoding_equals_a_fresh_forward_at_every_step",
-    ),
-    ("positions stand still", "positions[:, -1:] + 1", "positions[:, -1:]", "test_positions_count_on_from_the_prompt"),
-    (
-        "prompts' padding is seen",
-        "mask, step_ids, positions = prompt_mask,",
-        "mask, step_ids, positions = torch.ones_like(prompt_mask),",
-        "test_positions_count_on_from_the_prompt",
-    ),
-    (
-        "rows are lost track of",
-        "= rows[keep], mask[keep]",
-        "= rows[: len(keep)], mask[keep]",
-        "test_a_rows_sample_does_not_depend_on_its_neighbours",
-    ),
-    (
-        "draws by place in the batch",
-        "uniforms[rows, step]",
-        "uniforms[: len(rows), step]",
-        "test_a_rows_sample_does_not_depend_on_its_neighbours",
-    ),
-    (
-        "EOS outside of the mask",
-        "response_mask[rows[alive], step] = True",
-        "response_mask[rows[alive & (token != eos_id)], step] = True",
-        "test_eos_ends_a_response_and_belongs_to_it",
-    ),
-    (
-        "EOS does not end",
-        "alive & (token != eos_id)",
-        "alive & (token != pad_id)",
-        "test_eos_ends_a_response_and_belongs_to_it",
-    ),
-    (
-        "truncated the wrong way round",
-        "response_mask, ~has_eos)",
-        "response_mask, has_eos)",
-        "test_eos_ends_a_response_and_belongs_to_it",
-    ),
-    (
-        "EOS looked for in padding",
-        "((response_ids == eos_id) & response_mask)",
-        "(response_ids == eos_id)",
-        "test_eos_ends_a_response_and_belongs_to_it",
-        "a response without EOS has as many tokens as there are columns, so there is no padding behind it",
-    ),
 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from tests.mutation import batches, gradients, logprobs, ppo, ragged, ragged_attention, reward, rollouts
 from tests.mutation import masked_and_tokens as tokens
-from tests.mutation import ppo, reward
 
 MUTATIONS = [
     *tokens.MASKED,
-    *tokens.LOGPROBS,
-    *tokens.PACKING,
+    *logprobs.LOGPROBS,
+    *batches.PACKING,
     *tokens.SCHEDULE,
-    *tokens.SAMPLING,
+    *rollouts.SAMPLING,
+    *rollouts.DECODING,
     *ppo.LOSSES,
     *ppo.ADVANTAGES,
     *ppo.KL,
@@ -18,4 +19,15 @@ MUTATIONS = [
     *ppo.BUFFER,
     *reward.PAIRS_AND_LOSS,
     *reward.PAIR_METRICS,
+    *batches.ROLLOUT,
+    *batches.REQUESTS,
+    *batches.RANKING_BATCHES,
+    *batches.MEMORY,
+    *batches.EXPERIENCE_PARTS,
+    *ragged.RAGGED,
+    *ragged_attention.RAGGED_ATTENTION,
+    *gradients.LORA,
+    *gradients.CHECKPOINTING,
+    *gradients.EARLY_BACKWARD,
+    *gradients.RMS_NORM,
 ]

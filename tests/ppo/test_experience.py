@@ -21,7 +21,7 @@ def experience() -> Experience:
     place = 10 * torch.arange(3).unsqueeze(1) + torch.arange(width_r)
     numbers = [torch.where(response_mask, place + 100.0 * k, 0.0) for k in range(4)]
     prompt_ids = 10 * torch.arange(3).unsqueeze(1) + torch.arange(width_p)
-    rollout = Rollout(prompt_ids, prompt_mask, place, response_mask, torch.tensor([False, True, False]))
+    rollout = Rollout(prompt_ids, prompt_mask, place, response_mask, torch.tensor([False, True, False]), place / 10)
     return Experience(rollout, *numbers)
 
 
@@ -86,6 +86,20 @@ def test_rows_are_trimmed_to_their_own_longest_prompt_and_response() -> None:
     assert one.rollout.prompt_mask.tolist() == [[True]]
     assert one.rollout.truncated.tolist() == [True]
     assert one.advantages.tolist() == [[210.0, 211.0, 212.0, 213.0]]
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(100, [[1, 0, 2]]), (9, [[1, 0], [2]]), (8, [[1], [0, 2]]), (5, [[1], [0], [2]]), (1, [[1], [0], [2]])],
+)
+def test_parts_hold_rows_of_similar_length_and_the_tokens_of_the_step(limit: int, expected: list[list[int]]) -> None:
+    """Rows of 4, 5 and 4 tokens, longest first; a part's loss is a share of the same step."""
+    parts = list(MicroBatch(experience(), 7.0).parts(limit))
+    assert [(part.experience.rollout.response_ids[:, 0] // 10).tolist() for part in parts] == expected
+    assert [part.num_tokens for part in parts] == [7.0] * len(expected)
+    for part, rows in zip(parts, expected, strict=True):
+        assert part.experience.rollout.response_ids.shape[1] == max(RESPONSES[r] for r in rows)
+        assert part.experience.returns[:, 0].tolist() == [300.0 + 10 * r for r in rows]
 
 
 def test_state_holds_everything() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlhf_lightning.cli import main
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.ppo.buffer import MicroBatch
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptDataModule
+from rlhf_lightning.ppo.rollout import Rollout
+from rlhf_lightning.ppo.rollout_metrics import mismatch_metrics
+from rlhf_lightning.ppo.scoring import ScoredRollout
+from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from tests.conftest import TinyRuns
 
@@ -206,6 +210,7 @@ def test_metrics_and_sample_table_reach_tensorboard(tiny: TinyRuns) -> None:
     events = EventAccumulator(str(tiny.root / "ppo" / "tensorboard"))
     events.Reload()
     expected = {f"rollout/{k}" for k in ("score_mean", "score_std", "kl", "response_tokens", "eos_rate", "entropy")}
+    expected |= {"rollout/mismatch_kl", "rollout/mismatch_ratio_max"}
     expected |= {"policy/loss", "policy/approx_kl", "policy/clip_frac", "policy/ratio_max", "value/loss"}
     expected |= {"value/explained_variance", "time/rollout_s", "time/scoring_s", "time/update_s"}
     expected |= {"time/tokens_per_s", "kl_coef", "lr/policy", "lr/value"}
@@ -276,3 +281,20 @@ def test_a_run_cut_within_or_between_iterations_ends_with_the_same_weights(
     assert resumed.trainer.global_step == whole.trainer.global_step == 8
     expected = whole.trainable()
     assert all(torch.equal(p, expected[n]) for n, p in resumed.trainable().items())
+
+
+def test_mismatch_compares_the_sampler_with_the_trained_policy() -> None:
+    mask = torch.tensor([[True, True], [True, False]])
+    nothing = torch.zeros(2, 2)
+    sampler, trained = torch.tensor([[-1.0, -2.0], [-0.5, 9.0]]), torch.tensor([[-1.0, -1.5], [-0.8, 0.0]])
+    rollout = Rollout(mask.long(), mask, mask.long(), mask, mask[:, 0], sampler)
+    scored = ScoredRollout(trained, nothing, nothing, nothing[:, 0], nothing)
+    metrics = mismatch_metrics(rollout, scored)
+    assert metrics["rollout/mismatch_kl"] == pytest.approx((0 - 0.5 + 0.3) / 3)
+    assert metrics["rollout/mismatch_ratio_max"] == pytest.approx(math.exp(0.5))
+
+
+def test_another_engine_trains_too(tiny: TinyRuns, tmp_path: Path) -> None:
+    ppo = module(tiny, sampling=SamplingSettings(max_response_tokens=10, engine="transformers"))
+    trainer(tmp_path, max_epochs=1).fit(ppo, datamodule=data())
+    assert abs(ppo.ppo_loop.metrics["rollout/mismatch_kl"]) < 1e-5

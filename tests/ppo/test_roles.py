@@ -35,6 +35,7 @@ def ragged_rollout(junk: int = 0) -> Rollout:
         torch.tensor([x + [junk] * (r - len(x)) for x in RESPONSES]),
         torch.tensor([[True] * len(x) + [False] * (r - len(x)) for x in RESPONSES]),
         torch.tensor([2 not in x for x in RESPONSES]),
+        torch.zeros(len(RESPONSES), r),
     )
 
 

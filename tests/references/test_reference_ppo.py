@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.ppo.buffer import UpdatePlan
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptDataModule
 from rlhf_lightning.ppo.rollout import Rollout
+from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from tests.conftest import TinyRuns
 from tests.references.reference_ppo import Finished, Settings, iteration

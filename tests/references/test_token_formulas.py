@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlhf_lightning import logprobs as logprobs_module
-from rlhf_lightning.generation import sample
 from rlhf_lightning.logprobs import token_logprobs
 from rlhf_lightning.masked import last_valid_index, position_ids
 from rlhf_lightning.models.ragged import Ragged
+from rlhf_lightning.rollouts.inverse_cdf import sample
 from rlhf_lightning.schedule import ScheduleSettings, lr_factor
 from rlhf_lightning.sft.module import SFTModule
 from rlhf_lightning.sft.packing import PackedRows, SFTExample, collate, pack

@@ -12,7 +12,7 @@ from rlhf_lightning.data.kinds import Message
 from rlhf_lightning.models import tiny
 from rlhf_lightning.prompt_template import PromptTemplate
 from rlhf_lightning.sft.module import SFTModule
-from rlhf_lightning.sft.packing import PackedRows, SFTExample, collate, pack
+from rlhf_lightning.sft.packing import PackedRows, SFTBatch, SFTExample, collate, pack
 
 EXAMPLES = [
     SFTExample([3, 4, 5, 6], [False, False, True, True]),
@@ -102,3 +102,39 @@ def test_a_batch_weighs_its_targets_and_falls_apart_into_rows() -> None:
     rows = [batch.row(i) for i in range(2)]
     assert [row.weight for row in rows] == [4, 3]
     assert rows[1].input_ids[rows[1].segments > 0].tolist() == EXAMPLES[2].ids
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(100, [[0, 1, 2]]), (8, [[0], [1], [2]]), (1, [[0], [1], [2]]), (9, [[0], [1, 2]])]
+)
+def test_parts_hold_whole_rows_and_the_weight_of_the_batch(limit: int, expected: list[list[int]]) -> None:
+    """Rows of 7, 5 and 4 tokens, of which 4, 3 and 2 are targets."""
+    batch = collate([[EXAMPLES[0], EXAMPLES[1]], [EXAMPLES[2]], [EXAMPLES[0]]], 0)
+    assert batch.tokens.tolist() == [7, 5, 4]
+    for step, weight in ((None, 9), (20.0, 20)):
+        batch.step_weight = step
+        parts = list(batch.parts(limit))
+        assert [part.input_ids[:, 0].tolist() for part in parts] == [[[3, 10, 3][r] for r in rows] for rows in expected]
+        assert [part.input_ids.shape[1] for part in parts] == [max([7, 5, 4][r] for r in rows) for rows in expected]
+        assert [part.step_weight for part in parts] == [weight] * len(parts)
+        assert [part.weight for part in parts] == [sum([4, 3, 2][r] for r in rows) for rows in expected]
+        tokens = torch.cat([part.ragged()[0].ids for part in parts])
+        assert tokens.tolist() == batch.ragged()[0].ids.tolist()
+
+
+def test_parts_losses_add_up_to_the_batchs(module: SFTModule) -> None:
+    batch = collate([[EXAMPLES[0], EXAMPLES[1]], [EXAMPLES[2]], [EXAMPLES[0]]], 0)
+    with torch.no_grad():
+        whole, parts = module.loss(batch), [module.loss(part) for part in batch.parts(1)]
+    assert len(parts) == 3
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-5)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("segments", [[[1, 1, 2, 0], [1, 2, 2, 3]], [[1, 0, 0, 0], [1, 2, 3, 4]], [[1, 1], [1, 1]]])
+def test_every_segment_is_a_sequence(segments: list[list[int]]) -> None:
+    numbers = torch.tensor(segments)
+    batch = SFTBatch(torch.arange(numbers.numel()).view(numbers.shape), numbers > 1, numbers)
+    tokens, targets = batch.ragged()
+    lengths = [row.count(n) for row in segments for n in sorted(set(row) - {0})]
+    assert tokens.positions.tolist() == [i for n in lengths for i in range(n)]
+    assert tokens.ids[targets].tolist() == batch.input_ids[numbers > 1].tolist()

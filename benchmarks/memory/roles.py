@@ -48,7 +48,7 @@ def measure(variant: str, root: str, precision: str) -> None:
 
 
 def main() -> None:
-    """Measure both variants and write `benchmarks/memory.json`."""
+    """Measure both variants and write `benchmarks/memory/roles.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", default="checkpoints/quickstart")
     parser.add_argument("--variant", choices=["shared", "separate"])
@@ -61,12 +61,22 @@ def main() -> None:
     for precision in ("bf16-mixed", "32-true"):
         peaks = {}
         for variant in ("shared", "separate"):
-            command = [sys.executable, __file__, "--root", args.root, "--variant", variant, "--precision", precision]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.memory.roles",
+                "--root",
+                args.root,
+                "--variant",
+                variant,
+                "--precision",
+                precision,
+            ]
             out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             peaks[variant] = json.loads(out.strip().splitlines()[-1])["peak_mib"]
         result[precision] = peaks | {"ratio": peaks["shared"] / peaks["separate"]}
     text = json.dumps(result, indent=2)
-    Path("benchmarks/memory.json").write_text(text + "\n")
+    Path("benchmarks/memory/roles.json").write_text(text + "\n")
     print(text)
 
 

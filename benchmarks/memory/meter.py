@@ -1,0 +1,96 @@
+"""Peak memory of each phase of a run, and the tensors that are alive when it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.memory.live import live_bytes
+from benchmarks.run_phases import BETWEEN, RunPhases
+
+MIB = 2**20
+INTERVAL_S = 0.005
+
+
+def resident_bytes() -> int:
+    """Resident size of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class ResidentSampler:
+    """Reads the resident size every 5 ms in a thread, and keeps the largest since it was last asked.
+
+    A peak shorter than that can be missed; of a phase of a second, none that matters is.
+    """
+
+    def __init__(self) -> None:
+        self._peak = 0
+        self._lock = threading.Lock()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._look()
+            time.sleep(INTERVAL_S)
+
+    def _look(self) -> None:
+        with self._lock:
+            self._peak = max(self._peak, resident_bytes())
+
+    def restart(self) -> int:
+        """The largest size in bytes since the last call."""
+        self._look()
+        with self._lock:
+            peak, self._peak = self._peak, 0
+        return peak
+
+
+class PeakMemory(RunPhases):
+    """Writes `{"phases": {name: {peak_mib, live_mib, visits}}, ...}` as JSON when the run has ended.
+
+    On a GPU the peak is what torch has allocated there, on a CPU the process's resident size.
+    """
+
+    def __init__(self, out: str, live: bool = True) -> None:
+        """
+        Args:
+            out: The JSON file.
+            live: Also count the tensors alive after each phase, largest over its visits.
+        """
+        self.out, self.live = Path(out), live
+        self.phases: dict[str, dict[str, float]] = {}
+        self.on_gpu = torch.cuda.is_available()
+        self.start_mib = 0.0 if self.on_gpu else resident_bytes() / MIB
+        self._sampler = None if self.on_gpu else ResidentSampler()
+        super().__init__()
+
+    def begin(self, phase: str) -> None:
+        self._restart()
+
+    def end(self, phase: str) -> None:
+        peak = self._restart()
+        if phase == BETWEEN:
+            return
+        record = self.phases.setdefault(phase, {"peak_mib": 0.0, "live_mib": 0.0, "visits": 0})
+        record["visits"] += 1
+        record["peak_mib"] = max(record["peak_mib"], round(peak / MIB, 1))
+        if self.live:
+            record["live_mib"] = max(record["live_mib"], round(live_bytes() / MIB, 2))
+
+    def _restart(self) -> int:
+        if self._sampler:
+            return self._sampler.restart()
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        result = {"start_mib": round(self.start_mib, 1), "device": str(pl_module.device), "phases": self.phases}
+        self.out.write_text(json.dumps(result))

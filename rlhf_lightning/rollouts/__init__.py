@@ -1,0 +1,1 @@
+"""Sampling responses from a role: one interface, and three engines behind it that sample the same distribution."""

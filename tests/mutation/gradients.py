@@ -1,0 +1,221 @@
+"""Mistakes in low-rank layers, gradient checkpointing and gradients gathered part by part."""
+
+from __future__ import annotations
+
+from tests.mutation.mutation import table
+
+LORA_TESTS = "tests/models/test_lora_linear.py"
+PEFT, BASE = "test_outputs_and_gradients_are_pefts", "test_no_adapter_is_the_base_exactly"
+AUTOCAST, DROPOUT = "test_16_bit_autocast_gives_16_bit_outputs_and_float32_gradients", "test_dropout_is_left_to_peft"
+LEFT = "test_what_is_left_to_peft"
+
+LORA = table(
+    "models/lora_linear.py",
+    LORA_TESTS,
+    ("no scale", "(lora_b * scale).to(x.dtype)", "lora_b.to(x.dtype)", PEFT),
+    ("no bias", "F.linear(rows, _weight(base, x.dtype), bias)", "F.linear(rows, _weight(base, x.dtype))", PEFT),
+    ("no adapter", ".addmm_(low, b.t())", "", PEFT),
+    (
+        "base's input gradient only",
+        "(grad @ _weight(ctx.base, grad.dtype)).addmm_(grad_low, a)",
+        "(grad @ _weight(ctx.base, grad.dtype))",
+        PEFT,
+    ),
+    (
+        "adapter's input gradient only",
+        "(grad @ _weight(ctx.base, grad.dtype)).addmm_(grad_low, a)",
+        "(grad_low @ a)",
+        PEFT,
+    ),
+    ("gradient of A from the input's end", "(grad_low.t() @ rows)", "(grad_low.flip(0).t() @ rows)", PEFT),
+    ("gradient of B not scaled", "(grad.t() @ low).to(ctx.dtype) * ctx.scale", "(grad.t() @ low).to(ctx.dtype)", PEFT),
+    (
+        "gradient of A scaled again",
+        "(grad_low.t() @ rows).to(ctx.dtype)",
+        "(grad_low.t() @ rows).to(ctx.dtype) * ctx.scale",
+        PEFT,
+    ),
+    ("shape of the rows", "out.view(*x.shape[:-1], -1)", "out", PEFT),
+    ("gradient's shape of the rows", ".addmm_(grad_low, a).view(ctx.shape)", ".addmm_(grad_low, a)", PEFT),
+    ("frozen inputs have a gradient", "if ctx.needs_input_grad[0]:", "if not ctx.needs_input_grad[0]:", PEFT),
+    ("frozen A", "if ctx.needs_input_grad[2] else None", "if not ctx.needs_input_grad[2] else None", PEFT),
+    ("frozen B", "* ctx.scale if ctx.needs_input_grad[3]", "* ctx.scale if not ctx.needs_input_grad[3]", PEFT),
+    (
+        "gradients in 16 bit",
+        "ctx.base, ctx.scale, ctx.shape, ctx.dtype = base, scale, x.shape, lora_a.dtype",
+        "ctx.base, ctx.scale, ctx.shape, ctx.dtype = base, scale, x.shape, x.dtype",
+        AUTOCAST,
+        "the engine casts a gradient to its parameter's dtype; the product is rounded to 16 bit before either way",
+    ),
+    ("the first adapter ever", "name not in self.lora_A or", "not self.lora_A or", BASE),
+    ("other layers' adapters", "name not in self.lora_A or args", "name is None or args", BASE),
+    ("disabled adapters", " or self.disable_adapters", "", LEFT),
+    ("merged adapters", " or self.merged", "", LEFT),
+    ("arguments are dropped", " or args or kwargs", "", "test_arguments_go_to_peft"),
+    ("two adapters at once", "if len(self._active_adapter) == 1 else None", "if self._active_adapter else None", LEFT),
+    ("variants are plain", "name in self.lora_variant or ", "", "test_variants_go_to_peft"),
+    ("an adapter's bias", " or self.lora_bias[name]", "", LEFT),
+    ("dropout is skipped", " or (dropout.training and not _does_nothing(dropout))", "", DROPOUT),
+    (
+        "dropout in evaluation",
+        "dropout.training and not _does_nothing(dropout)",
+        "not _does_nothing(dropout)",
+        "test_dropout_in_evaluation_is_our_own",
+    ),
+    ("no dropout is dropout", "isinstance(dropout, nn.Identity) or ", "", "test_one_node_in_training"),
+    ("dropout of 0 is dropout", ' or getattr(dropout, "p", None) == 0.0', "", "test_one_node_in_training"),
+    ("autocast is ignored", "x = x.to(torch.get_autocast_dtype(x.device.type))", "pass", AUTOCAST),
+    (
+        "autocast within",
+        "torch.autocast(x.device.type, enabled=False)",
+        "torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type))",
+        AUTOCAST,
+        "inputs, weights and both factors have the dtype of autocast already",
+    ),
+    (
+        "any precision",
+        "and x.dtype != base.weight.dtype:",
+        "and x.dtype == torch.float16:",
+        "test_a_float32_base_under_16_bit_autocast",
+    ),
+    ("scale of another adapter", "self.scaling[name])", "next(iter(self.scaling.values())))", LEFT),
+    ("quantized layers too", " and type(base) is nn.Linear", "", "test_other_layers_stay_pefts"),
+    ("subclasses too", "type(layer) is Linear and", "isinstance(layer, Linear) and", "test_other_layers_stay_pefts"),
+)
+
+CHECKPOINTING_TESTS = "tests/models/test_checkpointing.py"
+SAME, RESTORED = "test_gradients_are_those_without", "test_the_adapter_in_use_is_again_in_use_after_a_backward"
+TWICE, FORWARD = "test_layers_are_computed_twice_and_without_gradients_once", "test_layers_get_their_forward_back"
+
+CHECKPOINTING = table(
+    "models/checkpointing.py",
+    CHECKPOINTING_TESTS,
+    ("adapter of the backward", "            layer._active_adapter = names\n", "            pass\n", SAME),
+    ("adapter stays", "layer._active_adapter = old", "pass", RESTORED),
+    ("no adapter", "adapted[0]._active_adapter if adapted else []", "[]", SAME),
+    (
+        "an adapter is expected",
+        "adapted[0]._active_adapter if adapted else []",
+        "adapted[0]._active_adapter",
+        "test_a_model_without_adapters",
+    ),
+    ("without gradients too", " and torch.is_grad_enabled()]", "]", FORWARD),
+    (
+        "everything is kept",
+        "return checkpoint(with_adapter, *args, use_reentrant=False, **kwargs)",
+        "return with_adapter(*args, **kwargs)",
+        TWICE,
+    ),
+    (
+        "other dropout the second time",
+        "use_reentrant=False, **kwargs)",
+        "use_reentrant=False, preserve_rng_state=False, **kwargs)",
+        SAME,
+    ),
+    ("layers stay changed", 'object.__delattr__(layer, "forward")', "pass", FORWARD),
+    (
+        "layers stay changed after an error",
+        "    try:\n        yield\n    finally:\n        for",
+        "    yield\n    if layers:\n        for",
+        FORWARD,
+    ),
+)
+
+EARLY_BACKWARD = table(
+    "fitting/early_backward.py",
+    "tests/fitting/test_early_backward.py",
+    (
+        "no graph to the parameters",
+        "_Computed.apply(self.total, self._gradients, *self._parameters)",
+        "_Computed.apply(self.total.clone().requires_grad_(), self._gradients)",
+        "test_parts_add_up_to_one_backward",
+    ),
+    ("no value", "return total.clone()", "return torch.zeros_like(total)", "test_parts_add_up_to_one_backward"),
+    ("what comes after is ignored", "g.mul_(grad.to(g.dtype))", "g", "test_parts_add_up_to_one_backward"),
+    (
+        "none for all",
+        "g if g is None else g.mul_(grad.to(g.dtype))",
+        "torch.zeros(2) if g is None else g.mul_(grad.to(g.dtype))",
+        "test_a_parameter_that_no_part_uses_gets_no_gradient",
+    ),
+    (
+        "every parameter is in every part",
+        "allow_unused=True",
+        "allow_unused=False",
+        "test_a_parameter_that_no_part_uses_gets_no_gradient",
+    ),
+    ("the last part only", "held.add_(gradient)", "self._gradients[i] = gradient", "test_parts_add_up_to_one_backward"),
+    ("the first part only", "held.add_(gradient)", "pass", "test_parts_add_up_to_one_backward"),
+    (
+        "lost where a part has none",
+        "held if gradient is None else gradient",
+        "gradient",
+        "test_a_parameter_that_only_some_parts_use",
+    ),
+    ("the scale stays", "if self._scale != 1.0:", "if self._scale == 1.0:", "test_the_loss_scale_is_taken_out_again"),
+    ("no scale", "loss * self._scale", "loss", "test_the_loss_scale_is_taken_out_again"),
+    (
+        "scaled after the backward",
+        "torch.autograd.grad(loss * self._scale, self._parameters, allow_unused=True)",
+        "[g if g is None else g * self._scale for g in torch.autograd.grad(loss, self._parameters, allow_unused=True)]",
+        "test_small_16_bit_gradients_survive_by_the_scale",
+    ),
+    (
+        "autocast in the backward",
+        "torch.autocast(self._device_type, enabled=False)",
+        "torch.autocast(self._device_type, enabled=torch.is_autocast_enabled(self._device_type))",
+        "test_the_backward_of_a_part_is_not_cast_to_16_bit",
+    ),
+    ("parts of the graph are kept", "loss = loss.detach()", "pass", "test_the_sum_keeps_no_graph_of_its_parts"),
+    (
+        "graphs are kept",
+        "allow_unused=True)\n",
+        "allow_unused=True, retain_graph=True)\n        self.kept = [*getattr(self, 'kept', []), loss]\n",
+        "test_a_part_is_freed_before_the_next_is_computed",
+    ),
+    (
+        "the last part's loss",
+        "self.total = loss if self.total is None else self.total + loss",
+        "self.total = loss",
+        "test_parts_add_up_to_one_backward",
+    ),
+    (
+        "a tensor handed out twice",
+        "storage.data_ptr() in seen or ",
+        "",
+        "test_gradients_that_share_memory_are_kept_apart",
+    ),
+    (
+        "an expanded tensor",
+        " or storage.nbytes() != gradient.nbytes",
+        "",
+        "test_gradients_that_share_memory_are_kept_apart",
+    ),
+    (
+        "no loss scale",
+        "return None if scaler is None else float(scaler.get_scale())",
+        "return None",
+        "test_the_loss_scale_is_the_trainers",
+    ),
+)
+
+NORMS = "tests/models/test_rms_norm.py"
+AGREE, OTHER = "test_outputs_are_equal_and_gradients_agree", "test_another_formula_stays_as_it_is"
+TRAINED = "test_a_norm_that_is_trained_keeps_its_own_graph"
+
+RMS_NORM = table(
+    "models/rms_norm.py",
+    NORMS,
+    ("no weight", "return weight * (wide * inverse)", "return (wide * inverse)", AGREE),
+    ("precision of the model", "wide = x.to(torch.float32)", "wide = x", AGREE),
+    ("no epsilon", "keepdim=True) + eps)", "keepdim=True))", AGREE),
+    ("sum of squares", ".pow(2).mean(-1", ".pow(2).sum(-1", AGREE),
+    ("gradient without weight", "(grad * weight).to(torch.float32)", "grad.to(torch.float32)", AGREE),
+    ("scale taken for constant", "(grad - normal * along)", "grad", AGREE),
+    ("gradient not scaled", ".mul_(inverse).to(x.dtype), None", ".to(x.dtype), None", AGREE),
+    ("sum for the mean", ".div_(x.shape[-1])", "", AGREE),
+    ("the input for the normal", "normal = x.to(torch.float32) * inverse", "normal = x.to(torch.float32)", AGREE),
+    ("weights that are trained", "if self.weight.requires_grad:", "if not self.weight.ndim:", TRAINED),
+    ("the first token's numbers", "if torch.equal(module(x), _RmsNorm.apply(x, weight, eps)):", "if len(x):", OTHER),
+    ("no norm is changed", 'type(module).__name__.endswith("RMSNorm")', "False", AGREE),
+)
