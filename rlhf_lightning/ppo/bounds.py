@@ -38,5 +38,6 @@ def check_engine(engine: str, lora: LoraSettings | None) -> None:
     if engine == "vllm" and lora is not None and lora.base_bits is not None:
         raise UserError(
             "model.init_args.sampling.engine: vllm is given the policy's merged weights, and an adapter cannot be "
-            f"merged into a {lora.base_bits}-bit base. Take the engine native, or set model.init_args.lora.base_bits to null."
+            f"merged into a {lora.base_bits}-bit base. Take the engine native, or set model.init_args.lora.base_bits "
+            "to null."
         )
