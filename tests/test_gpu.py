@@ -25,6 +25,18 @@ def test_stage_on_gpu(tiny: TinyRuns, stage: str, precision: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+@pytest.mark.parametrize("bits", ["4", "8"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_stage_on_gpu_with_a_quantized_base(tiny: TinyRuns, stage: str, bits: str, precision: str) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the optional package bitsandbytes")
+    extra = ("--trainer.accelerator", "gpu", "--trainer.devices", "1", "--trainer.precision", precision)
+    run = tiny.run(stage, f"gpu/{bits}/{precision}/{stage}", *extra, "--model.init_args.lora.base_bits", bits)
+    metrics = json.loads((run / "final" / "stage.json").read_text())["metrics"]
+    assert all(value == value for value in metrics.values())
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_forwards_without_padding_are_those_of_the_cpu(checkpointing: bool) -> None:
     """Prompts that responses share, float32; sums in another order: 1e-4 on states and gradients of order 1."""

@@ -21,7 +21,7 @@ from rlhf_lightning.models.building import base_dtype, save_adapter, save_full
 from rlhf_lightning.models.limits import load_limits
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.ppo.advantages import gae
-from rlhf_lightning.ppo.bounds import check_bounds
+from rlhf_lightning.ppo.bounds import check_bounds, check_engine
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch, explained_variance
 from rlhf_lightning.ppo.loop import PPOFitLoop
 from rlhf_lightning.ppo.loss import policy_loss, value_loss
@@ -107,6 +107,7 @@ class PPOModule(StageModule):
         )
         self.value_lr = value_lr
         self.sampling = sampling
+        check_engine(sampling.engine, lora)
         self.engine = build_engine(sampling)
         self.num_minibatches, self.ppo_epochs = num_minibatches, ppo_epochs
         self.kl_coef, self.missing_eos_penalty = kl_coef, missing_eos_penalty

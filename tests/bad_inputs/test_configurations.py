@@ -27,6 +27,7 @@ KEYS: list[tuple[str, str, list[str]]] = [
     ("ppo", "model: {init_args: {sampling: 1.0}}", ["model.init_args.sampling is 1.0", "its options"]),
     ("sft", "model: {init_args: {schedule: {name: linear}}}", ["schedule.name", "'cosine', 'constant'", "linear"]),
     ("sft", "model: {init_args: {lora: 4}}", ["model.init_args.lora: expected the options of LoraSettings", "4"]),
+    ("sft", "model: {init_args: {lora: {base_bits: 3}}}", ["model.init_args.lora.base_bits", "one of 4, 8", "3"]),
     ("sft", "model: {init_args: {lora: {rank: 2.5}}}", ["model.init_args.lora.rank", "int", "2.5"]),
     ("sft", "model: {init_args: {trust_remote_code: perhaps}}", ["trust_remote_code", "bool", "perhaps"]),
     ("sft", "model: {init_args: {seed: one}}", ["model.init_args.seed", "int", "one"]),
