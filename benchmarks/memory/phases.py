@@ -1,7 +1,7 @@
 """Peak memory by phase of PPO iterations and of SFT and reward steps, under different memory settings.
 
-Each variant is a run of the command line in a process of its own, with the quickstart's configuration but larger
-batches, so that `micro_batch_tokens` has something to cut. glibc is told to hand freed memory back at once: the
+Each variant is a run of the command line in a process of its own, with the quickstart's configuration and
+batches of about a thousand tokens, which `micro_batch_tokens` cuts. glibc is told to hand freed memory back at once: the
 resident size is then what is needed, not what the allocator has kept. The quickstart itself runs with an allocator
 that keeps, so it holds more; `roles` and `page_faults` measure that.
 
@@ -31,11 +31,11 @@ from rlhf_lightning.quickstart.report import commit
 ORDER = ("load", "rollout", "scoring", "update", "step", "checkpoint", "artefact")
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 LENGTH = {
-    "ppo": ["--trainer.max_epochs", "2", "--model.init_args.num_minibatches", "2", "--data.init_args.limit", "128"],
-    "sft": ["--trainer.max_steps", "3"],
-    "reward": ["--trainer.max_steps", "3", "--data.init_args.limit", "128", "--data.init_args.demonstrations", "null"],
+    "ppo": ["--trainer.max_epochs", "2", "--model.init_args.num_minibatches", "2", "--data.init_args.limit", "32"],
+    "sft": ["--trainer.max_steps", "2"],
+    "reward": ["--trainer.max_steps", "2", "--data.init_args.limit", "32", "--data.init_args.demonstrations", "null"],
 }
-BATCH = {"ppo": 64, "sft": 64, "reward": 16}
+BATCH = {"ppo": 16, "sft": 16, "reward": 4}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("checkpoints/quickstart"), help="a finished quickstart")
     parser.add_argument("--tiny", action="store_true", help="the random two-layer model instead")
     parser.add_argument("--stages", nargs="+", default=["sft", "reward", "ppo"], choices=["sft", "reward", "ppo"])
-    parser.add_argument("--tokens", nargs="+", type=int, default=[512, 2048, 8192], help="micro_batch_tokens")
+    parser.add_argument("--tokens", nargs="+", type=int, default=[256, 512, 2048], help="micro_batch_tokens")
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/memory/phases.json"))
     args = parser.parse_args()
