@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning as L
 import pytest
+from rlhf_lightning.generation import SamplingSettings
 
 from benchmarks.memory.live import live_bytes, live_tensors
-from rlhf_lightning.generation import SamplingSettings
 from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.reward.data import RankingDataModule
