@@ -1,9 +1,9 @@
 """Peak memory by phase of PPO iterations and of SFT and reward steps, under different memory settings.
 
-Each variant is a run of the command line in a process of its own, with the quickstart's configuration and
-batches of about a thousand tokens, which `micro_batch_tokens` cuts. glibc is told to hand freed memory back at once: the
-resident size is then what is needed, not what the allocator has kept. The quickstart itself runs with an allocator
-that keeps, so it holds more; `roles` and `page_faults` measure that.
+Each variant is a run of the command line in a process of its own, with the quickstart's configuration and batches of
+about a thousand tokens, which `micro_batch_tokens` cuts. glibc is told to hand freed memory back at once: the resident
+size is then what is needed, not what the allocator has kept. The quickstart itself runs with an allocator that keeps,
+so it holds more; `roles` and `page_faults` measure that.
 
     python -m benchmarks.memory.phases                  # after the quickstart
     python -m benchmarks.memory.phases --tiny --out /tmp/phases.json

@@ -1,0 +1,1 @@
+"""How time and memory of each stage grow, with exponents beside what theory says: `python -m benchmarks.scaling`."""
