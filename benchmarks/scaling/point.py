@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from rlhf_lightning.generation import SamplingSettings
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.run_phases import RunPhases
@@ -25,6 +24,7 @@ from rlhf_lightning.ppo.prompts import PromptDataModule
 from rlhf_lightning.prompt_template import PromptTemplate
 from rlhf_lightning.reward.data import RankingDataModule
 from rlhf_lightning.reward.module import RewardModule
+from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.schedule import ScheduleSettings
 from rlhf_lightning.sft.data import DemonstrationDataModule
 from rlhf_lightning.sft.module import SFTModule

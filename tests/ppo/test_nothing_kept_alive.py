@@ -8,13 +8,13 @@ from typing import Any
 
 import lightning as L
 import pytest
-from rlhf_lightning.generation import SamplingSettings
 
 from benchmarks.memory.live import live_bytes, live_tensors
 from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.reward.data import RankingDataModule
 from rlhf_lightning.reward.module import RewardModule
+from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.sft.data import DemonstrationDataModule
 from rlhf_lightning.sft.module import SFTModule
 from tests.conftest import TinyRuns
