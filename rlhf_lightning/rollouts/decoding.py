@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from rlhf_lightning.masked import position_ids
+from rlhf_lightning.models.ragged_attention import NAME
 from rlhf_lightning.rollouts.cuda_graphs import RecordedStep
 from rlhf_lightning.rollouts.engine import Generated
 from rlhf_lightning.rollouts.inverse_cdf import draw
@@ -108,7 +109,7 @@ class Batch:
         """Compute the prompts and sample the first tokens."""
         first, prompt_of = _distinct(self.prompt_ids, self.prompt_mask)
         roomy = roomy_cache(self.lm.config, self.mask.shape[1] - 1)
-        self._fixed = fixed_shapes and roomy is not None and self.lm.config._attn_implementation == "sdpa"
+        self._fixed = fixed_shapes and roomy is not None and self.lm.config._attn_implementation in ("sdpa", NAME)
         self.cache: Cache = roomy or DynamicCache(config=self.lm.config)
         mask = self.prompt_mask[first]
         hidden = self._hidden(self.prompt_ids[first], mask, position_ids(mask))

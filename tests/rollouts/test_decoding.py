@@ -13,6 +13,7 @@ from rlhf_lightning.rollouts import decoding
 from rlhf_lightning.rollouts.cuda_graphs import RecordedStep
 from rlhf_lightning.rollouts.decoding import decode
 from rlhf_lightning.rollouts.inverse_cdf import draw, sample
+from rlhf_lightning.rollouts.kv_cache import fix_shapes
 from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.rollouts.skinny import skinny_linears
 
@@ -100,8 +101,10 @@ def test_extreme_uniform_numbers_stay_in_range() -> None:
     assert sample(logits, 1.0, torch.zeros(2)).tolist() == [0, 0]
 
 
-def test_fixed_shapes_change_no_token() -> None:
+def test_fixed_shapes_change_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """What CUDA graphs replay, run one by one: buffers that grow, rows that leave, columns not yet filled."""
+    rooms: list[int] = []
+    monkeypatch.setattr(decoding, "fix_shapes", lambda *args: rooms.append(fix_shapes(*args)) or rooms[-1])
     lm = load_causal_lm(resolve("embedded:tiny"))
     lm.lm_head.bias = torch.nn.Parameter(torch.zeros(lm.config.vocab_size).index_fill(0, torch.tensor([EOS]), 1.5))
     ids, mask = prompts()
@@ -110,6 +113,7 @@ def test_fixed_shapes_change_no_token() -> None:
         decode(lm, ids, mask, SamplingSettings(200), uniforms, EOS, PAD, fixed_shapes=fixed) for fixed in (False, True)
     )
     lengths = plain.response_mask.sum(1)
+    assert len(set(rooms)) > 1  # shapes were fixed, and a buffer was outgrown
     assert lengths.max() > 64 > lengths.min()  # a buffer has been outgrown, and rows have left before
     assert torch.equal(fixed.response_ids, plain.response_ids)
     assert torch.equal(fixed.response_mask, plain.response_mask)
