@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,27 @@ from benchmarks.run_phases import BETWEEN, RunPhases
 
 MIB = 2**20
 INTERVAL_S = 0.005
+PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def resident_bytes() -> int:
-    """Resident size of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+@dataclass(frozen=True)
+class Held:
+    """Bytes that a process holds."""
+
+    all: int
+    """Resident: with files that are mapped, such as weights while they are loaded."""
+    own: int
+    """Resident without files; the system cannot take these back."""
+
+    def or_more(self, other: Held) -> Held:
+        """The larger of each."""
+        return Held(max(self.all, other.all), max(self.own, other.own))
+
+
+def held_now() -> Held:
+    """What this process holds."""
+    resident, shared = (int(n) * PAGE for n in Path("/proc/self/statm").read_text().split()[1:3])
+    return Held(resident, resident - shared)
 
 
 class ResidentSampler:
@@ -30,7 +47,7 @@ class ResidentSampler:
     """
 
     def __init__(self) -> None:
-        self._peak = 0
+        self._peak = Held(0, 0)
         self._lock = threading.Lock()
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -41,18 +58,18 @@ class ResidentSampler:
 
     def _look(self) -> None:
         with self._lock:
-            self._peak = max(self._peak, resident_bytes())
+            self._peak = self._peak.or_more(held_now())
 
-    def restart(self) -> int:
-        """The largest size in bytes since the last call."""
+    def restart(self) -> Held:
+        """The largest since the last call."""
         self._look()
         with self._lock:
-            peak, self._peak = self._peak, 0
+            peak, self._peak = self._peak, Held(0, 0)
         return peak
 
 
 class PeakMemory(RunPhases):
-    """Writes `{"phases": {name: {peak_mib, live_mib, visits}}, ...}` as JSON when the run has ended.
+    """Writes `{"phases": {name: {peak_mib, own_mib, live_mib, visits}}, ...}` as JSON when the run has ended.
 
     On a GPU the peak is what torch has allocated there, on a CPU the process's resident size.
     """
@@ -66,7 +83,7 @@ class PeakMemory(RunPhases):
         self.out, self.live = Path(out), live
         self.phases: dict[str, dict[str, float]] = {}
         self.on_gpu = torch.cuda.is_available()
-        self.start_mib = 0.0 if self.on_gpu else resident_bytes() / MIB
+        self.start_mib = 0.0 if self.on_gpu else held_now().all / MIB
         self._sampler = None if self.on_gpu else ResidentSampler()
         super().__init__()
 
@@ -77,19 +94,20 @@ class PeakMemory(RunPhases):
         peak = self._restart()
         if phase == BETWEEN:
             return
-        record = self.phases.setdefault(phase, {"peak_mib": 0.0, "live_mib": 0.0, "visits": 0})
+        record = self.phases.setdefault(phase, {"peak_mib": 0.0, "own_mib": 0.0, "live_mib": 0.0, "visits": 0})
         record["visits"] += 1
-        record["peak_mib"] = max(record["peak_mib"], round(peak / MIB, 1))
+        record["peak_mib"] = max(record["peak_mib"], round(peak.all / MIB, 1))
+        record["own_mib"] = max(record["own_mib"], round(peak.own / MIB, 1))
         if self.live:
             record["live_mib"] = max(record["live_mib"], round(live_bytes() / MIB, 2))
 
-    def _restart(self) -> int:
+    def _restart(self) -> Held:
         if self._sampler:
             return self._sampler.restart()
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        return peak
+        return Held(peak, peak)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         result = {"start_mib": round(self.start_mib, 1), "device": str(pl_module.device), "phases": self.phases}

@@ -87,14 +87,15 @@ def markdown(result: dict[str, Any]) -> str:
         cells = [run["stage"], run["tokens"], "yes" if run["checkpointing"] else "no", f"{run['start_mib']:.0f}"]
         for phase in ORDER:
             seen = run["phases"].get(phase)
-            cells.append(f"{seen['peak_mib']:.0f} ({seen['live_mib']:.0f})" if seen else "")
+            cells.append(f"{seen['peak_mib']:.0f} / {seen['own_mib']:.0f} ({seen['live_mib']:.0f})" if seen else "")
         rows.append(cells)
     columns = ["stage", "micro_batch_tokens", "gradient checkpointing", "imports", *ORDER]
     kind = "allocated on the GPU" if result["device"].startswith("cuda") else "resident in the process"
     return f"""# Peak memory by phase
 
 Commit {result["commit"]}, {result["machine"]}, {result["model"]}, {result["precision"]}. MiB {kind}, the largest over
-the phase; in brackets the bytes of all tensors alive after it. Batches: {BATCH} rows (prompts for reward and PPO).
+the phase, and after the stroke without mapped files (weights that are being loaded are such); in brackets the bytes
+of all tensors alive after it. Batches: {BATCH} rows (prompts for reward and PPO).
 `imports` is the process before anything of the run was built; it is inside the others on a CPU.
 
 {markdown_table(columns, rows)}
