@@ -25,6 +25,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.identity import FLAG
 from rlhf_lightning.fitting.stage_checkpoint import StageCheckpoint
 from rlhf_lightning.fitting.stopping import RunStopped
+from rlhf_lightning.memory import keep_few_products
 from rlhf_lightning.stage import StageModule
 
 
@@ -138,6 +139,7 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 0 done, 1 a user's error, 2 a configuration error, 128 + n stopped by signal n.
     """
     quieten()
+    keep_few_products()
     try:
         StageCLI(
             StageModule,
@@ -194,4 +196,5 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", pattern)
     import logging
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for name in ("transformers", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.memory import FEW_PRODUCTS
+
 SIDES = ("ours", "trl")
 # glibc is told to keep what it has been given: on virtual machines fresh memory is expensive.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"} | FEW_PRODUCTS
 
 Task = dict[str, Any]
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from rlhf_lightning.cli import quieten
+from rlhf_lightning.memory import keep_few_products
 from rlhf_lightning.quickstart.compare import build_panel, compare
 from rlhf_lightning.quickstart.report import write_report
 from rlhf_lightning.seeding import derive_seed
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("checkpoints/quickstart"), help="where the runs go")
     args = parser.parse_args()
     quieten()
+    keep_few_products()
     args.root.mkdir(parents=True, exist_ok=True)
     clock = Clock(args.root / "seconds.json")
     for stage in STAGES:

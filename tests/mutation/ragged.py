@@ -103,8 +103,8 @@ RAGGED = table(
         "torch.where(valid, columns, 0)",
         PLAIN,
     ),
-    ("everything in one block", "slack * values[start] + 16", "slack * values[-1] + 16", BUCKETS),
-    ("a block for every length", "slack * values[start] + 16", "values[start]", BUCKETS),
+    ("everything in one block", "slack * values[start] + 64", "slack * values[-1] + 64", BUCKETS),
+    ("a block for every length", "slack * values[start] + 64", "values[start]", BUCKETS),
     (
         "buckets begin with their end",
         "yield order[start:end]\n            start = end",
