@@ -123,7 +123,11 @@ class Bench:
             "peer": f"TRL {self.trl}, {'as installed' if args.as_installed else 'tuned'}",
             "machine": machine(args.device),
             "versions": versions(),
-            "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "peer_python"},
+            "options": {
+                k: str(v) if isinstance(v, Path) else v
+                for k, v in vars(args).items()
+                if k not in ("peer_python", "work", "out")
+            },
         }
         if not args.check:
             head["floor"] = found = measure_floor(args.device)
