@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.memory import FEW_PRODUCTS
+from rlhf_lightning.quickstart import run as quickstart
 
 SIDES = ("ours", "trl")
-# glibc is told to keep what it has been given: on virtual machines fresh memory is expensive.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"} | FEW_PRODUCTS
+KEEP_MEMORY = quickstart.KEEP_MEMORY | FEW_PRODUCTS
+"""What the quickstart gives its stages and the command line itself; both sides get it."""
 
 Task = dict[str, Any]
 
