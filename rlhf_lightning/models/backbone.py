@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.masked import position_ids
 from rlhf_lightning.models.checkpointing import checkpointed
 from rlhf_lightning.models.load_errors import brief, missing_tensors, remedy
-from rlhf_lightning.models.lora_linear import use_single_node
+from rlhf_lightning.models.lora_linear import active, use_single_node
 from rlhf_lightning.models.quantized import Bits, QuantizedLinear, loading_options, use_whole_products
 from rlhf_lightning.models.ragged import Ragged
 from rlhf_lightning.models.ragged_support import enable_ragged, ragged_forward, reads_ragged
@@ -210,13 +210,8 @@ class Backbone(nn.Module):
     def using(self, name: str | None) -> Iterator[None]:
         """Run a block with one adapter active; None is the bare base model."""
         assert name is None or name in self.adapters, f"no adapter {name!r}"
-        before = {n: layer._active_adapter for n, layer in self._layers.items()}
-        self._activate([name] if name else [])
-        try:
+        with active(list(self._layers.values()), [name] if name else []):
             yield
-        finally:
-            for n, layer in self._layers.items():
-                layer._active_adapter = before[n]
 
     @contextmanager
     def merged(self, name: str | None) -> Iterator[None]:
@@ -251,7 +246,7 @@ class Backbone(nn.Module):
             attention_mask: Bool [B, T].
             positions: [B, T]; by default counted from `attention_mask`.
         """
-        with checkpointed(self.lm) if self.gradient_checkpointing else nullcontext():
+        with self._keeping():
             out = self.lm.base_model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -268,7 +263,7 @@ class Backbone(nn.Module):
         without is given padded rows, with shared prompts repeated.
         """
         if reads_ragged(self.lm, batch):
-            with checkpointed(self.lm) if self.gradient_checkpointing else nullcontext():
+            with self._keeping():
                 return ragged_forward(self.lm, batch)
         rows = []
         for block in batch.layout.blocks:
@@ -280,6 +275,10 @@ class Backbone(nn.Module):
     def unembed(self) -> Any:
         """The layer that turns hidden states [..., H] into logits [..., V]."""
         return self.lm.get_output_embeddings()
+
+    def _keeping(self) -> AbstractContextManager[None]:
+        """How much a forward keeps for its backward."""
+        return checkpointed(self.lm) if self.gradient_checkpointing else nullcontext()
 
     def _activate(self, names: list[str]) -> None:
         for layer in self._layers.values():

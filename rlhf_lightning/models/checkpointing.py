@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rlhf_lightning.models.lora_linear import active
+
 
 @contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
@@ -36,13 +38,7 @@ def _run(forward: Callable[..., Any], adapted: list[LoraLayer], *args: Any, **kw
     names = adapted[0]._active_adapter if adapted else []
 
     def with_adapter(*args: Any, **kwargs: Any) -> Any:
-        before = [layer._active_adapter for layer in adapted]
-        for layer in adapted:
-            layer._active_adapter = names
-        try:
+        with active(adapted, names):
             return forward(*args, **kwargs)
-        finally:
-            for layer, old in zip(adapted, before, strict=True):
-                layer._active_adapter = old
 
     return checkpoint(with_adapter, *args, use_reentrant=False, **kwargs)

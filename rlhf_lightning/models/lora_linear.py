@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.lora import Linear
+from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 
 from rlhf_lightning.models.quantized import QuantizedLinear
+
+
+@contextmanager
+def active(layers: Sequence[LoraLayer], names: list[str]) -> Iterator[None]:
+    """Run a block with these adapters of the layers active, and leave `requires_grad` alone."""
+    before = [layer._active_adapter for layer in layers]
+    for layer in layers:
+        layer._active_adapter = names
+    try:
+        yield
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            layer._active_adapter = old
 
 
 class _LoraProduct(torch.autograd.Function):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.mutation.mutation import table
 
+CHECKPOINTING_TESTS = "tests/models/test_checkpointing.py"
+SAME, RESTORED = "test_gradients_are_those_without", "test_the_adapter_in_use_is_again_in_use_after_a_backward"
 LORA_TESTS = "tests/models/test_lora_linear.py"
 PEFT, BASE = "test_outputs_and_gradients_are_pefts", "test_no_adapter_is_the_base_exactly"
 AUTOCAST, DROPOUT = "test_16_bit_autocast_gives_16_bit_outputs_and_float32_gradients", "test_dropout_is_left_to_peft"
@@ -12,6 +14,13 @@ LEFT = "test_what_is_left_to_peft"
 LORA = table(
     "models/lora_linear.py",
     LORA_TESTS,
+    (
+        "adapter of the backward",
+        "        layer._active_adapter = names\n",
+        "        pass\n",
+        f"{CHECKPOINTING_TESTS}::{SAME}",
+    ),
+    ("adapter stays", "layer._active_adapter = old", "pass", f"{CHECKPOINTING_TESTS}::{RESTORED}"),
     ("no scale", "(lora_b * scale).to(x.dtype)", "lora_b.to(x.dtype)", PEFT),
     ("no bias", "F.linear(rows, _weight(base, x.dtype), bias)", "F.linear(rows, _weight(base, x.dtype))", PEFT),
     ("no adapter", ".addmm_(low, b.t())", "", PEFT),
@@ -83,15 +92,12 @@ LORA = table(
     ("subclasses too", "type(layer) is Linear and", "isinstance(layer, Linear) and", "test_other_layers_stay_pefts"),
 )
 
-CHECKPOINTING_TESTS = "tests/models/test_checkpointing.py"
-SAME, RESTORED = "test_gradients_are_those_without", "test_the_adapter_in_use_is_again_in_use_after_a_backward"
 TWICE, FORWARD = "test_layers_are_computed_twice_and_without_gradients_once", "test_layers_get_their_forward_back"
 
 CHECKPOINTING = table(
     "models/checkpointing.py",
     CHECKPOINTING_TESTS,
-    ("adapter of the backward", "            layer._active_adapter = names\n", "            pass\n", SAME),
-    ("adapter stays", "layer._active_adapter = old", "pass", RESTORED),
+    ("adapter is not switched", "with active(adapted, names):", "with active([], names):", SAME),
     ("no adapter", "adapted[0]._active_adapter if adapted else []", "[]", SAME),
     (
         "an adapter is expected",
