@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +25,7 @@ from rlhf_lightning.ppo.bounds import check_bounds, check_engine
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch, explained_variance
 from rlhf_lightning.ppo.loop import PPOFitLoop
 from rlhf_lightning.ppo.loss import policy_loss, value_loss
+from rlhf_lightning.ppo.policy_evaluation import PolicyEvaluation, Progress
 from rlhf_lightning.ppo.prompts import PromptBatch
 from rlhf_lightning.ppo.rewards import penalize_missing_eos, token_rewards
 from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles, check_same_tokenizer
@@ -36,12 +37,10 @@ from rlhf_lightning.ppo.update_metrics import UpdateMetrics
 from rlhf_lightning.rollouts.choice import build_engine
 from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
-from rlhf_lightning.stage import StageModule, StageSettings
-
-Progress = Callable[[str, int], None]
+from rlhf_lightning.stage import StageSettings
 
 
-class PPOModule(StageModule):
+class PPOModule(PolicyEvaluation):
     """Optimizes a policy against a reward model, with a per-token KL penalty to the SFT model it starts from."""
 
     stage: ClassVar[str] = "ppo"
@@ -255,40 +254,7 @@ class PPOModule(StageModule):
             raise UserError("PPOModule needs PPOFitLoop; call PPOFitLoop.attach(trainer) if you override setup().")
         return self.trainer.fit_loop
 
-    # -- evaluation ---------------------------------------------------------------------------------------
-
-    def on_validation_start(self) -> None:
-        self._validation_start = time.perf_counter()
-
-    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
-
-    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
-
-    def _evaluate(self, batch: PromptBatch, batch_idx: int, split: str) -> None:
-        # The same random numbers at every validation, so that curves differ by the policy alone.
-        rollout = self.sample(batch, "validation", 0)
-        scored = self.score(rollout)
-        metrics = rollout_metrics(rollout, scored)
-        named = {k.replace("rollout", split): v for k, v in metrics.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(rollout), sync_dist=True)
-        self.samples.add(batch.texts, rollout, scored.scores, torch.where(rollout.response_mask, scored.kl, 0.0).sum(1))
-
-    def on_validation_epoch_end(self) -> None:
-        self.samples.write("val/samples")
-        if isinstance(self.trainer.fit_loop, PPOFitLoop):
-            self.trainer.fit_loop.exclude(time.perf_counter() - self._validation_start)
-
-    def on_test_epoch_end(self) -> None:
-        self.samples.write("test/samples")
-
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Prompt, response, score, kl (nats) and length (tokens) of sampled responses."""
-        rollout = self.sample(batch, "predict", 0)
-        scored = self.score(rollout)
-        kl = torch.where(rollout.response_mask, scored.kl, 0.0).sum(1)
-        return self.samples.rows(batch.texts, rollout, scored.scores, kl)
+    # -- artefact -----------------------------------------------------------------------------------------
 
     def save_weights(self, directory: Path) -> None:
         if self.lora:

@@ -1,0 +1,67 @@
+"""What PPO does with its policy outside training: validation, test and prediction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rlhf_lightning.ppo.loop import PPOFitLoop
+from rlhf_lightning.ppo.prompts import PromptBatch
+from rlhf_lightning.ppo.rollout import Rollout
+from rlhf_lightning.ppo.rollout_metrics import rollout_metrics
+from rlhf_lightning.ppo.samples import SampleTable
+from rlhf_lightning.ppo.scoring import ScoredRollout
+from rlhf_lightning.stage import StageModule
+
+Progress = Callable[[str, int], None]
+"""Called with what is being done ("rollout", "scoring") and how much of it was just done."""
+
+
+class PolicyEvaluation(StageModule):
+    """Samples responses to prompts and reports their scores; mixed into the module that trains the policy."""
+
+    samples: SampleTable
+
+    def sample(self, batch: PromptBatch, purpose: str, iteration: int, progress: Progress | None = None) -> Rollout:
+        """Sample the policy's responses to prompts, with random numbers that depend on the prompts' row numbers."""
+        raise NotImplementedError
+
+    def score(self, rollout: Rollout, training: bool = False, progress: Progress | None = None) -> ScoredRollout:
+        """Log-probabilities and scores of a rollout; for training also values, and no reference if β is 0."""
+        raise NotImplementedError
+
+    def on_validation_start(self) -> None:
+        self._validation_start = time.perf_counter()
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        self._evaluate(batch, batch_idx, "test")
+
+    def _evaluate(self, batch: PromptBatch, batch_idx: int, split: str) -> None:
+        # The same random numbers at every validation, so that curves differ by the policy alone.
+        rollout = self.sample(batch, "validation", 0)
+        scored = self.score(rollout)
+        metrics = rollout_metrics(rollout, scored)
+        named = {k.replace("rollout", split): v for k, v in metrics.items()}
+        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(rollout), sync_dist=True)
+        self.samples.add(batch.texts, rollout, scored.scores, torch.where(rollout.response_mask, scored.kl, 0.0).sum(1))
+
+    def on_validation_epoch_end(self) -> None:
+        self.samples.write("val/samples")
+        if isinstance(self.trainer.fit_loop, PPOFitLoop):
+            self.trainer.fit_loop.exclude(time.perf_counter() - self._validation_start)
+
+    def on_test_epoch_end(self) -> None:
+        self.samples.write("test/samples")
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Prompt, response, score, kl (nats) and length (tokens) of sampled responses."""
+        rollout = self.sample(batch, "predict", 0)
+        scored = self.score(rollout)
+        kl = torch.where(rollout.response_mask, scored.kl, 0.0).sum(1)
+        return self.samples.rows(batch.texts, rollout, scored.scores, kl)
