@@ -36,7 +36,7 @@ class _CpuAttention(torch.autograd.Function):
             )
             outputs.append(out.transpose(1, 2).flatten(0, 1))
             logsumexp.append(lse)
-        out = torch.cat(outputs)[layout.places]
+        out = _placed(outputs, layout, len(q))
         ctx.save_for_backward(q, k, v, out, *logsumexp)
         ctx.layout, ctx.scale = layout, scale
         return out
@@ -56,8 +56,9 @@ class _CpuAttention(torch.autograd.Function):
             grads_q.append(gq.transpose(1, 2).flatten(0, 1))
             grads_k.append(gk.transpose(1, 2).flatten(0, 1))
             grads_v.append(gv.transpose(1, 2).flatten(0, 1))
-        gather = _sum_by_token if layout.shared else _pick_by_token
-        return torch.cat(grads_q)[layout.places], gather(grads_k, layout), gather(grads_v, layout), None, None
+        gather, size = _sum_by_token if layout.shared else _placed, len(q)
+        grad_k, grad_v = gather(grads_k, layout, size), gather(grads_v, layout, size)
+        return _placed(grads_q, layout, size), grad_k, grad_v, None, None
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
@@ -102,15 +103,17 @@ def _large_backward(
     return gq, gk.unflatten(1, (groups, repeats)).sum(2), gv.unflatten(1, (groups, repeats)).sum(2)
 
 
-def _pick_by_token(parts: list[Tensor], layout: RaggedLayout) -> Tensor:
-    return torch.cat(parts)[layout.places]
+def _placed(parts: list[Tensor], layout: RaggedLayout, size: int) -> Tensor:
+    """What was computed for query columns, token by token [size, ...]; 0 for tokens that are in no block."""
+    out = torch.cat(parts)[layout.places]
+    return F.pad(out, (0, 0) * (out.ndim - 1) + (0, size - len(out))) if size > len(out) else out
 
 
-def _sum_by_token(parts: list[Tensor], layout: RaggedLayout) -> Tensor:
+def _sum_by_token(parts: list[Tensor], layout: RaggedLayout, size: int) -> Tensor:
     """Gradients of keys that several rows looked at."""
     valid = torch.cat([b.valid.flatten() for b in layout.blocks])
     keys = torch.cat([b.keys.flatten() for b in layout.blocks])[valid]
-    return _summed(len(layout.places), keys, torch.cat(parts)[valid])
+    return _summed(size, keys, torch.cat(parts)[valid])
 
 
 def _summed(size: int, index: Tensor, values: Tensor) -> Tensor:
@@ -152,7 +155,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, layout: RaggedLayout, scale: flo
         )
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     taken: Tensor = _Take.apply(torch.cat(outputs), layout.places)
-    return taken
+    return F.pad(taken, (0, 0, 0, 0, 0, len(q) - len(taken)))
 
 
 def attention(
@@ -168,7 +171,8 @@ def attention(
 ) -> Any:
     """What transformers calls: query [B, H, T, D], key and value [B, G, T, D]; returns [B, T, H, D].
 
-    With a layout B is 1, T is the number of tokens of all sequences, and `attention_mask` has no meaning.
+    With a layout B is 1, T is the number of tokens of all sequences, and `attention_mask` has no meaning. Tokens
+    after those of the layout look at nothing and are looked at by none: their output is 0.
     """
     if ragged is None:
         return sdpa_attention_forward(
