@@ -15,6 +15,7 @@ from rlhf_lightning.rollouts.cuda_graphs import RecordedStep
 from rlhf_lightning.rollouts.engine import Generated
 from rlhf_lightning.rollouts.inverse_cdf import draw
 from rlhf_lightning.rollouts.kv_cache import fix_shapes, release_shapes, roomy_cache
+from rlhf_lightning.rollouts.lean_decoder import LeanDecoder
 from rlhf_lightning.rollouts.settings import SamplingSettings
 
 
@@ -29,6 +30,7 @@ def decode(
     pad_id: int,
     on_token: Callable[[int], None] | None = None,
     fixed_shapes: bool | None = None,
+    lean: LeanDecoder | None = None,
 ) -> Generated:
     """Sample one response per prompt.
 
@@ -44,9 +46,10 @@ def decode(
         pad_id: Written after the end.
         on_token: Called with the number of tokens just sampled, for a progress bar.
         fixed_shapes: Keep shapes and addresses from token to token; by default where CUDA graphs want it.
+        lean: Computes all tokens but a response's first, in place of the model.
     """
     on_gpu = prompt_ids.device.type == "cuda"
-    batch = Batch(lm, prompt_ids, prompt_mask, settings, uniforms, eos_id, pad_id)
+    batch = Batch(lm, prompt_ids, prompt_mask, settings, uniforms, eos_id, pad_id, lean)
     batch.read_prompts(on_gpu and settings.cuda_graphs if fixed_shapes is None else fixed_shapes)
     # Asking how many rows are alive waits for the GPU, and every new size of the batch is recorded anew.
     check_every, shrink_at = (16, 0.5) if on_gpu else (1, 0.75)
@@ -76,10 +79,11 @@ class Batch:
         uniforms: Tensor,
         eos_id: int,
         pad_id: int,
+        lean: LeanDecoder | None = None,
     ) -> None:
         """See `decode`."""
         size, limit, device = len(prompt_ids), settings.max_response_tokens, prompt_ids.device
-        self.lm, self.temperature, self.uniforms = lm, settings.temperature, uniforms
+        self.lm, self.temperature, self.uniforms, self.lean = lm, settings.temperature, uniforms, lean
         self.eos_id, self.pad_id = eos_id, pad_id
         self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask
         # Of all responses, [B, R]:
@@ -113,7 +117,9 @@ class Batch:
         self.cache: Cache = roomy or DynamicCache(config=self.lm.config)
         mask = self.prompt_mask[first]
         hidden = self._hidden(self.prompt_ids[first], mask, position_ids(mask))
-        if len(first) < len(self.rows):
+        if self.lean:
+            self.lean.read(self.cache, prompt_of, self.mask.shape[1] - 1)
+        elif len(first) < len(self.rows):
             self.cache.batch_select_indices(prompt_of)
         self._sample(hidden[prompt_of])
         self.sampled = 1
@@ -134,8 +140,11 @@ class Batch:
     def drop_finished(self) -> None:
         """Take the rows that have ended out of the batch."""
         keep = self.alive.nonzero().squeeze(1)
-        self._let_shapes_change()
-        self.cache.batch_select_indices(keep)
+        if self.lean:
+            self.lean.keep(keep)
+        else:
+            self._let_shapes_change()
+            self.cache.batch_select_indices(keep)
         self.rows, self.alive, self.mask = self.rows[keep], self.alive[keep], self.mask[keep]
         self.token, self.position = self.token[keep], self.position[keep]
 
@@ -156,7 +165,10 @@ class Batch:
         self.mask.index_fill_(1, self.column, True)
         self.position.add_(1)
         mask = self.mask[:, None, None, : self._room] if self._fixed else self.mask[:, : self.filled + 1]
-        self._sample(self._hidden(self.token.unsqueeze(1), mask, self.position))
+        if self.lean:
+            self._sample(self.lean.step(self.token, mask, self.position))
+        else:
+            self._sample(self._hidden(self.token.unsqueeze(1), mask, self.position))
 
     def _hidden(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """The last column's hidden states as a matrix: a [N, 1, H] slice makes torch copy the unembedding N times."""
