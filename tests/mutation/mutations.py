@@ -12,6 +12,7 @@ MUTATIONS = [
     *tokens.SCHEDULE,
     *rollouts.SAMPLING,
     *rollouts.DECODING,
+    *rollouts.LEAN_DECODER,
     *ppo.LOSSES,
     *ppo.ADVANTAGES,
     *ppo.KL,

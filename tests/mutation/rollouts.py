@@ -34,6 +34,13 @@ SAMPLING = table(
         "test_greedy_decoding_equals_a_fresh_forward_at_every_step",
     ),
     ("the last block is left out", "if whole < weights.shape[1]:", "if whole < 0:", LAYOUT),
+    ("large logits overflow", "amax(0).amax(0)", "amax(0).amin(0)", "test_very_large_logits_do_not_overflow"),
+    (
+        "large logits overflow at the end",
+        "torch.maximum(highest, rest.amax(1))",
+        "highest",
+        "test_very_large_logits_do_not_overflow",
+    ),
     (
         "the wrong order of the workspace",
         "room.view(vocabulary, size).t() if logits.stride(0) == 1",
@@ -130,4 +137,49 @@ DECODING = table(
         "test_positions_count_on_from_the_prompt",
     ),
     ("a new workspace for every token", "if self._work is None:", "if True:", LAYOUT, "only slower"),
+)
+
+LEAN = "tests/rollouts/test_lean_decoder.py"
+OWN = "test_steps_are_the_models_own"
+LEAN_DECODER = table(
+    "rollouts/lean_decoder.py",
+    LEAN,
+    ("heads of the usual size", 'getattr(config, "head_dim", None) or ', "", OWN),
+    (
+        "values among the keys",
+        "buffer[:, self.groups :, : keys.shape[2]] = values",
+        "buffer[:, : self.groups, : keys.shape[2]] = values",
+        OWN,
+    ),
+    ("the first rows go on", "buffer[: len(rows)] = buffer[rows]", "buffer[: len(rows)] = buffer[: len(rows)]", OWN),
+    ("padding is seen", 'masked_fill_(~mask, float("-inf"))', "masked_fill_(~mask, 0.0)", OWN),
+    ("turned the other way", "angles = cos, -sin[:half], sin[half:]", "angles = cos, sin[:half], -sin[half:]", OWN),
+    ("no biases", "qkv += layer.qkv_bias", "pass", OWN),
+    ("no residual of attention", "x = x + layer.out @", "x = layer.out @", OWN),
+    ("gate for up", "F.silu(gate).mul_(up)", "F.silu(up).mul_(gate)", OWN),
+    ("norm without eps", ".add_(self.eps)", "", OWN),
+    ("norm changes its input", "(wide * square", "wide.mul_(square", OWN),
+    ("keys unturned", "= rotated[heads:].permute", "= turned[heads:].permute", OWN),
+    (
+        "queries unturned",
+        "rotated[:heads].permute(2, 0, 1).contiguous()",
+        "turned[:heads].permute(2, 0, 1).contiguous()",
+        OWN,
+    ),
+    (
+        "groups and their heads exchanged",
+        ".view(-1, groups, heads // groups, size)",
+        ".view(-1, heads // groups, groups, size).transpose(1, 2)",
+        OWN,
+    ),
+    ("norms exchanged", "attention_norm=layer.input_layernorm", "attention_norm=layer.post_attention_layernorm", OWN),
+    ("adapter without its scale", "weight * projection.scaling[adapter]", "weight", OWN),
+    ("no adapter", "and adapter in projection.lora_A", "and False", OWN),
+    ("sliding windows", "type(layer) is not DynamicLayer", "False", "test_other_models_are_left_to_transformers"),
+    (
+        "any difference will do",
+        "0.05 * expected",
+        "50 * expected",
+        "test_a_model_that_only_looks_alike_is_left_to_transformers",
+    ),
 )

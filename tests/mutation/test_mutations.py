@@ -29,6 +29,9 @@ NOT_MATHS = {
     "_weight",  # of quantized layers: tested where bitsandbytes is installed
     "_single_node",
     "keep_few_products",
+    "_base",
+    "stacked",
+    "step",  # of the lean decoder: only switches autocast off
 }
 """Functions of the mutated files that only move, store or check things, and have tests of their own."""
 

@@ -181,6 +181,16 @@ def test_draws_do_not_depend_on_the_layout_of_the_logits(vocabulary: int) -> Non
     assert torch.allclose(logprob, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("likely", [3, 300, 999])
+def test_very_large_logits_do_not_overflow(likely: int) -> None:
+    logits = torch.zeros(2, 1000)
+    logits[:, likely] = 800.0  # exp(800) is infinite
+    for layout in (logits, logits.t().contiguous().t()):
+        token, logprob = draw(layout, 1.0, torch.tensor([0.2, 0.9]))
+        assert token.tolist() == [likely] * 2
+        assert logprob.tolist() == [0.0, 0.0]
+
+
 @pytest.mark.gpu
 def test_cuda_graphs_change_no_token() -> None:
     lm = load_causal_lm(resolve("embedded:tiny")).cuda()

@@ -1,0 +1,146 @@
+"""The lean decoder computes what the model computes, and is used only where it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.rollouts import native_engine
+from rlhf_lightning.rollouts.engine import Draws, Request
+from rlhf_lightning.rollouts.lean_decoder import LeanDecoder, agrees, fits
+from rlhf_lightning.rollouts.native_engine import NativeEngine
+from rlhf_lightning.rollouts.settings import SamplingSettings
+
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama with heads of another size": {"head_dim": 12},
+    "llama without sharing of keys": {"num_key_value_heads": 4},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+}
+
+
+def backbone(kind: str, **changes: Any) -> Backbone:
+    """A random model with an adapter that does something."""
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3}
+    heads = {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "rms_norm_eps": 0.5,
+    }
+    config = AutoConfig.for_model(kind.split()[0], **(sizes | heads | KINDS.get(kind, {}) | changes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = Backbone(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval())
+        built.add_adapter("policy", LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"), trainable=True)
+        for parameter in built.parameters():  # norms and biases too
+            parameter.data.normal_(0, 0.3)
+    return built
+
+
+def steps(lm: Any, decoder: LeanDecoder) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Hidden states of four tokens after three prompts, ours and theirs; the second row leaves after two."""
+    ids = torch.randint(3, 50, (3, 9), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(3, 9, dtype=torch.bool)
+    mask[0, :3] = mask[2, :1] = False
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=lm.config)
+    lm.base_model(
+        input_ids=ids[:, :5], attention_mask=mask[:, :5], position_ids=positions[:, :5], past_key_values=cache
+    )
+    decoder.read(cache, torch.arange(3), 9)
+    found, rows = [], torch.arange(3)
+    for t in range(5, 9):
+        if t == 7:
+            decoder.keep(torch.tensor([0, 2]))
+            rows = torch.tensor([0, 2])
+        ours = decoder.step(ids[rows, t], mask[rows, : t + 1], positions[rows, t : t + 1])
+        whole = lm.base_model(
+            input_ids=ids[rows, : t + 1], attention_mask=mask[rows, : t + 1], position_ids=positions[rows, : t + 1]
+        )
+        found.append((ours, whole.last_hidden_state[:, -1]))
+    return found
+
+
+@pytest.mark.parametrize("adapter", ["policy", None])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_steps_are_the_models_own(kind: str, adapter: str | None) -> None:
+    model = backbone(kind)
+    assert fits(model.lm)
+    with model.using(adapter):
+        decoder = LeanDecoder(model.lm, adapter)
+        assert agrees(model.lm, decoder)
+        for ours, theirs in steps(model.lm, decoder):
+            assert torch.allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32])
+@torch.no_grad()
+def test_steps_under_autocast_differ_by_rounding(weights: torch.dtype) -> None:
+    model = backbone("llama")
+    for module in model.lm.modules():
+        if "lora_A" not in dict(module.named_children()):
+            for name, parameter in module.named_parameters(recurse=False):
+                if "lora" not in name:
+                    parameter.data = parameter.data.to(weights)
+    with torch.autocast("cpu", torch.bfloat16), model.using("policy"):
+        decoder = LeanDecoder(model.lm, "policy")
+        for ours, theirs in steps(model.lm, decoder):
+            assert (ours.float() - theirs.float()).norm() < 0.04 * theirs.float().norm()
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("gpt2", {}),
+        ("mistral", {"sliding_window": 4}),
+        ("llama", {"hidden_act": "gelu"}),
+        ("llama", {"mlp_bias": True}),
+    ],
+)
+def test_other_models_are_left_to_transformers(kind: str, changes: dict[str, Any]) -> None:
+    assert not fits(backbone(kind, **changes).lm)
+
+
+def greedy(model: Backbone, engine: NativeEngine) -> list[list[int]]:
+    ids = torch.tensor([[0, 7, 8], [9, 5, 6]])
+    request = Request(ids, ids != 0, Draws((7, "rollout", 0, 0), [0, 1]), 1, 0)
+    return engine.generate(model, "policy", request, SamplingSettings(6, temperature=0)).response_ids.tolist()
+
+
+def test_a_model_that_only_looks_alike_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = greedy(backbone("llama"), NativeEngine())
+    used: list[LeanDecoder | None] = []
+    monkeypatch.setattr(native_engine, "decode", lambda *a, lean, _old=native_engine.decode: _note(used, lean, _old, a))
+    model, engine = backbone("llama"), NativeEngine()
+    assert greedy(model, engine) == expected
+    assert used[-1] is not None
+    monkeypatch.setattr(LeanDecoder, "_normal", lambda self, x, weight: x * weight)
+    assert greedy(backbone("llama"), engine) == expected
+    assert used[-1] is None
+
+
+def _note(used: list[LeanDecoder | None], lean: LeanDecoder | None, decode: Any, arguments: tuple[Any, ...]) -> Any:
+    used.append(lean)
+    return decode(*arguments, lean=lean)
+
+
+def test_each_rollout_has_the_weights_of_its_time() -> None:
+    model, engine = backbone("llama"), NativeEngine()
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    first = greedy(model, engine)
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.mul_(-3)
+    second = greedy(model, engine)
+    assert second != first
+    assert second == greedy(model, NativeEngine())
