@@ -111,7 +111,8 @@ class LeanDecoder:
     def _normal(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = x.float()
         square = torch.linalg.vecdot(wide, wide, dim=0)
-        return (wide * square.div_(len(x)).add_(self.eps).rsqrt_()).to(x.dtype).mul_(weight)
+        normal: Tensor = (wide * square.div_(len(x)).add_(self.eps).rsqrt_()).to(x.dtype)
+        return normal.mul_(weight)
 
     def _attention(self, qkv: Tensor, buffer: Tensor, bias: Tensor, angles: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """[B, heads * size]; writes the new keys and values into the buffer's last column."""
