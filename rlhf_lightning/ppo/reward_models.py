@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class RewardReader:
             UserError: Its tokenizer or its configuration cannot be read.
         """
         assert source.info is not None
-        self.source, self.key = source, key
+        self.source, self.key, self._name = source, key, str(source.adapter or source.model)
         tokenizer = load_tokenizer(source.tokenizer, None, key, trust_remote_code)
         self.template = PromptTemplate(tokenizer, source.info.prompt_format)
         self.limits = load_limits(source.model, key, trust_remote_code)
@@ -66,24 +67,25 @@ class RewardReader:
 
     def _require_known(self, text: str, where: str) -> None:
         """The text itself is asked, for a template may hold the token that also stands for the unknown."""
-        tokenizer = self.template.tokenizer
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokenizer, ids = self.template.tokenizer, []
         unknown = tokenizer.unk_token_id
+        with suppress(Exception):  # some have no token for the unknown and raise types of their own
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if unknown is not None and unknown in ids and tokenizer.unk_token not in text:
             problem = f"{ids.count(unknown)} of its {len(ids)} tokens are unknown ({tokenizer.unk_token})"
         elif text.strip() and not ids:
-            problem = "it makes no tokens of it"
+            problem = "it gives no tokens"
         else:
             return
         raise RewardError(
-            f"{self.key}: the tokenizer of {self.source.name!r} cannot encode {where}: {problem}. "
+            f"{self.key}: the tokenizer in {self._name!r} cannot encode {where}: {problem}. "
             "Take a reward model that knows such text."
         )
 
     def _require_room(self, ids: Sequence[int], where: str) -> None:
         if self.limits.context is not None and len(ids) > self.limits.context:
             raise RewardError(
-                f"{self.key}: {where} has {len(ids)} tokens for {self.source.name!r}, whose context length is "
+                f"{self.key}: {where} has {len(ids)} tokens for the model in {self._name!r}, whose context length is "
                 f"{self.limits.context}. Lower data.init_args.max_prompt_tokens or "
                 "model.init_args.sampling.max_response_tokens."
             )

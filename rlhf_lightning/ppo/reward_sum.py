@@ -59,7 +59,7 @@ class Rewards:
                 assert term.function is not None
                 self._scorers.append(FunctionReward(term.function, term.key, term.name, term.batch_size))
 
-    def identity(self) -> list[dict[str, Any]] | None:
+    def identity(self) -> dict[str, Any] | None:
         """What a resumed run compares; None where `model.init_args.reward` is not set."""
         return reward_identity(self.terms) or None
 

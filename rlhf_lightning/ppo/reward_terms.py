@@ -111,14 +111,12 @@ def _default_name(term: RewardTerm) -> str:
     return re.sub(r"[^\w.-]", "", getattr(function, "__name__", type(function).__name__), flags=re.ASCII)
 
 
-def reward_identity(terms: Sequence[NamedTerm]) -> list[dict[str, Any]]:
+def reward_identity(terms: Sequence[NamedTerm]) -> dict[str, Any]:
     """What a resumed run compares: names, weights, functions and their settings, but neither code nor batches.
 
     Code may change, so that a function that failed can be corrected. Artefacts are compared by their content.
     """
-    return [
-        {"name": t.name, "weight": t.weight} | ({"function": describe(t.function)} if t.function else {}) for t in terms
-    ]
+    return {t.name: {"weight": t.weight} | ({"function": describe(t.function)} if t.function else {}) for t in terms}
 
 
 def describe(function: Any) -> Any:

@@ -32,6 +32,9 @@ class Brevity:
         return [-self.scale * abs(len(r) - self.characters) for r in responses]
 
 
+WRONG = {"nan": float("nan"), "inf": float("inf"), "huge": 10**400, "text": "good", "none": None, "vector": [1.0]}
+
+
 class FailsWhere:
     """Breaks while a file exists, on prompts that contain a text."""
 
@@ -46,7 +49,5 @@ class FailsWhere:
         if broken and self.how == "short":
             return scores[1:]
         for i in broken:
-            scores[i] = {"nan": float("nan"), "inf": float("inf"), "text": "good", "none": None, "vector": [1.0]}[
-                self.how
-            ]
+            scores[i] = WRONG[self.how]
         return scores
