@@ -166,7 +166,7 @@ class Roles(nn.Module):
     def score(self, rollout: Rollout) -> Tensor:
         """Reward-model score of each response, read at its last valid token; [B]. Without one, 0."""
         if self.reward_head is None:
-            return torch.zeros(len(rollout), device=rollout.response_ids.device)
+            return torch.zeros(len(rollout), dtype=torch.float32, device=rollout.response_ids.device)
         with self._active("reward") as backbone:
             hidden = backbone.hidden_ragged(rollout.sequences.tokens)
         scores: Tensor = self.reward_head(hidden[rollout.sequences.ends])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from rlhf_lightning.data.kinds import Message
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.ppo.module import PPOModule
-from rlhf_lightning.ppo.prompts import PromptItem, PromptRow, collate_prompts
+from rlhf_lightning.ppo.prompts import PromptDataModule, PromptItem, PromptRow, collate_prompts
 from rlhf_lightning.ppo.reward_functions import FunctionReward, RewardError, failing_together
 from rlhf_lightning.ppo.reward_sum import Rewards
 from rlhf_lightning.ppo.reward_terms import RewardTerm, describe
@@ -330,3 +330,20 @@ def test_values_start_in_the_units_of_the_weighted_score(tiny: TinyRuns) -> None
     assert torch.equal(scored[1].scores, 2 * scored[0].scores)
     assert torch.allclose(scored[1].values, 2 * scored[0].values, atol=1e-6)
     assert torch.equal(scored[1].rewards["model"], scored[0].scores)
+
+
+def test_fields_of_the_rows_reach_a_function(tiny: TinyRuns, tmp_path: Path, jsonl: Callable[..., str]) -> None:
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    rows: list[dict[str, Any]] = [{"prompt": f"Question {i}?", "id": f"q{i}", "level": i} for i in range(7)]
+    rows.append({"prompt": chat, "category": "chat", "flags": ["odd"]})
+    seen: dict[str, dict[str, Any]] = {}
+
+    def noting(prompts: list[str], responses: list[str], rows: list[dict[str, Any]]) -> list[float]:
+        seen.update(zip(prompts, rows, strict=True))
+        return [0.0] * len(prompts)
+
+    prompts = PromptDataModule(jsonl(rows), batch_size=8, max_prompt_tokens=128)
+    trainer(tmp_path, max_epochs=1, precision="bf16-true").fit(without_model(tiny, noting), datamodule=prompts)
+    assert len(seen) == 8
+    assert seen["Question 3?"] == {"id": "q3", "level": 3}
+    assert seen["System: Be brief.\n\nUser: Why?"] == {"category": "chat", "flags": ["odd"]}
