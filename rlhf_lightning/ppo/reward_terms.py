@@ -66,14 +66,17 @@ def named_terms(
     Raises:
         UserError: No reward at all, a term that is neither or both, a name that is taken or unfit, a bad weight.
     """
-    terms = [RewardTerm(reward)] if callable(reward) else list(reward or ())
+    alone = callable(reward) or isinstance(reward, RewardTerm)
+    given: Any = reward or ()
+    given = [given] if alone else list(given)
+    terms = [t if isinstance(t, RewardTerm) else RewardTerm(t) for t in given]
     if not terms and not has_model:
         raise UserError(
             "model.init_args.reward_from is missing, and so is model.init_args.reward: there is nothing to optimize. "
             "Give a reward artefact, or a Python function."
         )
     check_number("model.init_args.reward_weight", weight)
-    keys = [KEY] if callable(reward) else [f"{KEY}[{i}]" for i in range(len(terms))]
+    keys = [KEY] if alone else [f"{KEY}[{i}]" for i in range(len(terms))]
     named = [_named(term, key) for term, key in zip(terms, keys, strict=True)]
     taken = {MODEL: "model.init_args.reward_from"} if has_model else {}
     for term in named:

@@ -190,6 +190,18 @@ def test_the_same_function_twice_under_two_names() -> None:
     assert [t.name for t in rewards.terms] == ["letters", "again"]
 
 
+def test_from_python_a_term_or_functions_will_do() -> None:
+    alone: Any = RewardTerm(letters, weight=2.0)
+    assert [(t.name, t.weight, t.key) for t in Rewards(alone, False, 1.0, text, 64).terms] == [
+        ("letters", 2.0, "model.init_args.reward")
+    ]
+    functions: Any = [letters, Brevity(3)]
+    assert [t.name for t in Rewards(functions, False, 1.0, text, 64).terms] == ["letters", "Brevity"]
+    wrong: Any = ["letters"]
+    with pytest.raises(UserError, match=r"reward\[0\].function is a str, which cannot be called"):
+        Rewards(wrong, False, 1.0, text, 64)
+
+
 def test_a_failure_elsewhere_ends_this_process_too() -> None:
     with pytest.raises(RewardError, match="another process"), failing_together(lambda own: True):
         pass
