@@ -21,7 +21,7 @@ from rlhf_lightning.seeding import generator
 class PromptRow:
     """A prompt as it was given, and the other fields of its row: for rewards that read text.
 
-    Not a dataclass, for the reason given at `MicroBatch`.
+    Not a dataclass: Lightning takes those apart under 16-bit precision, and refuses frozen ones (`Message`) inside.
     """
 
     def __init__(self, prompt: PromptLike, fields: dict[str, Any] | None = None) -> None:
