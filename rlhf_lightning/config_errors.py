@@ -23,6 +23,8 @@ def explain(message: str) -> str:
     """
     if message.startswith("Problems parsing"):
         return one_line(message)  # YAML's own report, with the line and column at its end
+    if (report := _callable(message)) is not None:
+        return one_line(report)
     keys = re.findall(r'Parser key "([^"]+)"', message)
     classes = re.findall(r"class_path '(?:[\w.]*\.)?(\w+)'", message)
     reasons = [line.strip().removeprefix("- ") for line in message.splitlines() if not _NOISE.search(line)]
@@ -30,6 +32,19 @@ def explain(message: str) -> str:
     key = ".init_args.".join(keys) if classes else ".".join(keys)
     key = key.replace(".lora.init_args.", ".lora.")  # a dataclass: its options stand directly under it
     return _phrase(key, _expectation(reasons), classes[-1] if classes else None, message)
+
+
+def _callable(message: str) -> str | None:
+    """The report about a function or class that was given by its import path, if that is what is wrong."""
+    found = re.search(r"expects a function or a callable class: (.*)", message)
+    if found is None or found[1].startswith("Parser key") or "but got [" in found[1]:
+        return None
+    first, *rest = re.findall(r'Parser key "([^"]+)"', message[: found.start()])
+    reason = found[1].partition(" Got value:")[0]
+    reason = re.sub(r"(?<=callable) or a subclass of \S+", "", reason).rstrip(".")
+    if reason.startswith(("Expected an import path", "Expected 'collections", "the following arguments are required")):
+        reason = "give the import path of a function alone, or class_path and init_args of a class that can be called"
+    return f"{first}.init_args.{'.'.join(rest)}: {reason}."
 
 
 def _expectation(reasons: list[str]) -> str:

@@ -28,6 +28,7 @@ from rlhf_lightning.fitting.early_backward import EarlyBackward, loss_scale
 from rlhf_lightning.fitting.guard import NonFiniteGuard
 from rlhf_lightning.fitting.identity import arguments_of, require_same, trainer_settings
 from rlhf_lightning.fitting.loops import StageFitLoop
+from rlhf_lightning.fitting.master_weights import MasterWeights
 from rlhf_lightning.fitting.run_state import RunState
 from rlhf_lightning.fitting.stopping import StopOnRequest
 from rlhf_lightning.memory import MemorySettings
@@ -58,7 +59,7 @@ class StageSettings:
     memory: MemorySettings
 
 
-class StageModule(L.LightningModule):
+class StageModule(MasterWeights):
     """A stage: tokenizer and template at construction, weights when the trainer (and so the precision) is known.
 
     Checkpoints hold the weights that are trained and nothing else; the frozen base is rebuilt from its source.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlhf_lightning.cli import main
 from tests.conftest import TinyRuns
@@ -20,7 +23,7 @@ PYTHON = [text for language, text in BLOCKS if language == "python"]
 
 
 def test_every_block_has_a_language_we_check() -> None:
-    assert {language for language, _ in BLOCKS} <= {"bash", "python", "text"}
+    assert {language for language, _ in BLOCKS} <= {"bash", "python", "text", "yaml"}
     assert len(COMMANDS) >= 8
 
 
@@ -41,6 +44,20 @@ def test_command(command: str, tiny: TinyRuns) -> None:
         assert stop.value.code == 0
     else:
         assert words[0] == "tensorboard"
+
+
+def test_yaml_names_what_there_is() -> None:
+    """The files and functions in it are the reader's own, so it is compared with the signatures."""
+    from rlhf_lightning.ppo.module import PPOModule
+    from rlhf_lightning.ppo.reward_terms import RewardTerm
+
+    blocks = [yaml.safe_load(text) for language, text in BLOCKS if language == "yaml"]
+    assert blocks
+    for block in blocks:
+        settings = block["model"]["init_args"]
+        assert settings.keys() <= inspect.signature(PPOModule).parameters.keys()
+        for term in settings.get("reward", []):
+            assert term.keys() <= {f.name for f in dataclasses.fields(RewardTerm)}
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))

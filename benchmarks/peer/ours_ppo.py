@@ -31,8 +31,10 @@ class GivenResponses(PPOModule):
         nothing = torch.zeros(ids.shape, device=ids.device)
         return Rollout(batch.prompt_ids, batch.prompt_mask, ids, mask, mask[:, 0].clone(), nothing)
 
-    def score(self, rollout: Rollout, training: bool = False, progress: Any = None) -> ScoredRollout:
-        self.scored = super().score(rollout, training, progress)
+    def score(
+        self, batch: PromptBatch, rollout: Rollout, training: bool = False, progress: Any = None
+    ) -> ScoredRollout:
+        self.scored = super().score(batch, rollout, training, progress)
         return self.scored
 
 

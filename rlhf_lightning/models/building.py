@@ -25,8 +25,16 @@ def base_dtype(precision: str, lora: LoraSettings | None) -> torch.dtype:
     """Precision of the weights of the base model under a Lightning precision.
 
     A frozen base needs no master copy, so under 16-bit precision it is kept in 16 bit (half the memory, twice
-    the decoding speed); weights that are trained stay float32 unless the user asks for "-true" precision.
+    the decoding speed); weights that are trained are float32 in every precision (App. C).
+
+    Raises:
+        UserError: 16-bit "-true" precision without adapters, which would leave no float32 weight to train.
     """
+    if lora is None and precision in ("bf16-true", "16-true"):
+        raise UserError(
+            f"trainer.precision is {precision}, and with model.init_args.lora null it would train 16-bit weights: "
+            "small steps would be rounded away. Take bf16-mixed, whose trained weights are float32, or adapters."
+        )
     if precision.startswith("64"):
         return torch.float64
     if precision.endswith("-true") or lora is not None:

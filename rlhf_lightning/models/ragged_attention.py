@@ -181,6 +181,8 @@ def attention(
     if unknown := [k for k in ("softcap", "s_aux", "position_bias") if kwargs.get(k) is not None]:
         raise NotImplementedError(f"ragged attention with {unknown}")  # the backbone then pads instead
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if torch.is_autocast_enabled(q.device.type):  # as it does for PyTorch's attention: rotated queries are float32
+        q, k, v = (x.to(torch.get_autocast_dtype(x.device.type)) for x in (q, k, v))
     scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     if q.device.type == "cpu" and not dropout:
         out: Tensor = _CpuAttention.apply(q, k, v, ragged, scale)

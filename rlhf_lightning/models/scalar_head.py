@@ -17,8 +17,8 @@ class ScalarHead(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(hidden_size).normal_(std=(hidden_size + 1) ** -0.5))
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.weight = nn.Parameter(torch.empty(hidden_size, dtype=torch.float32).normal_(std=(hidden_size + 1) ** -0.5))
+        self.bias = nn.Parameter(torch.zeros((), dtype=torch.float32))
 
     def forward(self, hidden: Tensor) -> Tensor:
         # float32 whatever the precision: a bf16 score has 3 digits, and differences of scores are the signal.

@@ -9,4 +9,5 @@ predicts it (its logits, its value) at column P+t-1::
     predicts                  y0  | y1   EOS  -    -          hidden[:, P-1:T-1] lines up with response_ids
 
 Read in this order: prompts, rollout, roles, scoring, kl, rewards, advantages, buffer, loss, module, loop.
+Rewards other than the reward model: reward_terms (configuration), reward_functions, reward_models (text), reward_sum.
 """

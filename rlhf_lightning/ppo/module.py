@@ -16,9 +16,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.loops import StageFitLoop
 from rlhf_lightning.masked import whiten
 from rlhf_lightning.memory import MemorySettings
-from rlhf_lightning.models.backbone import load_tokenizer
 from rlhf_lightning.models.building import base_dtype, save_adapter, save_full
-from rlhf_lightning.models.limits import load_limits
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.ppo.advantages import gae
 from rlhf_lightning.ppo.bounds import check_bounds, check_engine
@@ -27,8 +25,11 @@ from rlhf_lightning.ppo.loop import PPOFitLoop
 from rlhf_lightning.ppo.loss import policy_loss, value_loss
 from rlhf_lightning.ppo.policy_evaluation import PolicyEvaluation, Progress
 from rlhf_lightning.ppo.prompts import PromptBatch
+from rlhf_lightning.ppo.reward_functions import failing_together
+from rlhf_lightning.ppo.reward_sum import Rewards
+from rlhf_lightning.ppo.reward_terms import RewardFunction, RewardTerm
 from rlhf_lightning.ppo.rewards import penalize_missing_eos, token_rewards
-from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles, check_same_tokenizer
+from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles, check_reward_model
 from rlhf_lightning.ppo.rollout import Rollout, sample_rollout
 from rlhf_lightning.ppo.rollout_metrics import mismatch_metrics, require_finite, rollout_metrics
 from rlhf_lightning.ppo.samples import SampleTable
@@ -49,7 +50,7 @@ class PPOModule(PolicyEvaluation):
     def __init__(
         self,
         policy_from: str,
-        reward_from: str,
+        reward_from: str | None = None,
         lora: LoraSettings | None = LoraSettings(),  # noqa: B008 (frozen)
         optimizer: OptimizerSettings = OptimizerSettings(),  # noqa: B008
         schedule: ScheduleSettings = ScheduleSettings("constant", warmup=80),  # noqa: B008
@@ -64,6 +65,8 @@ class PPOModule(PolicyEvaluation):
         gamma: float = 1.0,
         gae_lambda: float = 0.95,
         missing_eos_penalty: float = 1.0,
+        reward: list[RewardTerm] | RewardFunction | None = None,
+        reward_weight: float = 1.0,
         memory: MemorySettings = MemorySettings(),  # noqa: B008
         pad_token: str | None = None,
         seed: int | None = None,
@@ -72,7 +75,8 @@ class PPOModule(PolicyEvaluation):
         """
         Args:
             policy_from: SFT artefact the policy starts from; a frozen copy of it is the KL reference.
-            reward_from: Reward artefact; the value function starts as a copy of it (C.4).
+            reward_from: Reward artefact that reads the policy's tokens; the value function starts as a copy of it
+                (C.4). Without one, as the SFT model with a head of zeros.
             lora: Low-rank adapters for policy and value on one frozen base; null trains copies of all weights.
             optimizer: AdamW; `lr` is the policy's (C.4 does not print the paper's final one).
             schedule: Constant after a warmup over the first 10 iterations of 8 steps, from a tenth (C.4).
@@ -87,23 +91,25 @@ class PPOModule(PolicyEvaluation):
             gamma: Discount (C.4: none).
             gae_lambda: Not stated; 0.95 as in Stiennon et al. (arXiv 2009.01325).
             missing_eos_penalty: Subtracted from the score of a response without EOS. Not stated.
+            reward: Python function or class that scores texts, added to or in place of `reward_from`; or a list of
+                several rewards with names and weights, reward models with other tokenizers among them.
+            reward_weight: Factor of the score of `reward_from`.
             memory: Tokens of a forward in scoring and update, gradient checkpointing.
             pad_token: Token for padding where the tokenizer has none or uses EOS.
             seed: By default `seed_everything`.
             trust_remote_code: Run code that comes with the model. Only for authors you trust.
         """
         source = open_source(policy_from, POLICY_KEY, expect=("sft", "ppo"))
-        self.reward_source = open_source(reward_from, REWARD_KEY, expect=("reward",))
+        self.reward_source = open_source(reward_from, REWARD_KEY, expect=("reward",)) if reward_from else None
         settings = StageSettings(
             lora, optimizer, schedule, pad_token, "{prompt}", None, seed, trust_remote_code, memory
         )
-        super().__init__(source, POLICY_KEY, settings, locals())
-        check_same_tokenizer(
-            source,
-            self.reward_source,
-            self.template.tokenizer,
-            load_tokenizer(self.reward_source.tokenizer, pad_token, REWARD_KEY, trust_remote_code),
-        )
+        super().__init__(source, POLICY_KEY, settings, locals() | {"reward": None})
+        decode, part = self.template.decode, memory.micro_batch_tokens
+        has_model, trust = self.reward_source is not None, trust_remote_code
+        self.rewards = Rewards(reward, has_model, reward_weight, decode, part, trust)
+        self.reward_weight, self.arguments["reward"] = reward_weight, self.rewards.identity()
+        reward_limits = check_reward_model(source, self.reward_source, self.template.tokenizer, pad_token, trust)
         self.value_lr = value_lr
         self.sampling = sampling
         check_engine(sampling.engine, lora)
@@ -113,8 +119,7 @@ class PPOModule(PolicyEvaluation):
         self.clip_range, self.value_clip_range, self.value_coef = clip_range, value_clip_range, value_coef
         self.gamma, self.gae_lambda = gamma, gae_lambda
         check_bounds(self)
-        reward_limits = load_limits(self.reward_source.model, REWARD_KEY, trust_remote_code)
-        self.limits = self.limits.both(reward_limits, sampling.max_response_tokens)
+        self.limits = self.limits.both(reward_limits or self.limits, sampling.max_response_tokens)
         self.samples = SampleTable(self)
         self.update_metrics = UpdateMetrics(clip_range)
         self.run_state.register(
@@ -140,11 +145,14 @@ class PPOModule(PolicyEvaluation):
             )
 
     def source_fingerprints(self) -> dict[str, str]:
-        return super().source_fingerprints() | {REWARD_KEY: source_fingerprint(self.reward_source)}
+        model = {REWARD_KEY: source_fingerprint(self.reward_source)} if self.reward_source else {}
+        return super().source_fingerprints() | model | self.rewards.fingerprints()
 
     def build_model(self) -> None:
         dtype = base_dtype(self.precision, self.lora)
-        self.roles = Roles(self.source, self.reward_source, self.lora, dtype, self.trust_remote_code)
+        sources = self.source, self.reward_source
+        self.roles = Roles(*sources, self.lora, dtype, self.trust_remote_code, self.reward_weight)
+        self.rewards.build(self.roles, self.source, self.lora, dtype)
 
     def train(self, mode: bool = True) -> PPOModule:
         """Dropout stays off in PPO: the update must see the policy that sampled (N+ details, 7)."""
@@ -168,13 +176,14 @@ class PPOModule(PolicyEvaluation):
         backbone, adapter = self.roles.backbone("policy"), self.roles.adapter("policy")
         return sample_rollout(self.engine, backbone, adapter, batch, self.sampling, seed, eos_id, pad_id, on_token)
 
-    def score(self, rollout: Rollout, training: bool = False, progress: Progress | None = None) -> ScoredRollout:
+    def score(
+        self, batch: PromptBatch, rollout: Rollout, training: bool = False, progress: Progress | None = None
+    ) -> ScoredRollout:
         """Log-probabilities and scores of a rollout; for training also values, and no reference if β is 0."""
         on_rows = (lambda n: progress("scoring", n)) if progress else None
         temperature, limit = self.sampling.temperature or 1.0, self.memory.micro_batch_tokens
-        return score_rollout(
-            self.roles, rollout, temperature, limit, training, not training or self.kl_coef > 0, on_rows
-        )
+        reference, rewards = not training or self.kl_coef > 0, self.rewards.of(batch.given, progress)
+        return score_rollout(self.roles, rollout, temperature, limit, training, reference, on_rows, rewards)
 
     @torch.no_grad()
     def collect(self, batch: PromptBatch, iteration: int, progress: Progress) -> tuple[Experience, dict[str, float]]:
@@ -187,7 +196,8 @@ class PPOModule(PolicyEvaluation):
         with self.trainer.precision_plugin.forward_context():
             rollout = self.sample(batch, "rollout", iteration, progress)
             rolled = time.perf_counter()
-            scored = self.score(rollout, training=True, progress=progress)
+            with failing_together(partial(self.trainer.strategy.reduce_boolean_decision, all=False)):
+                scored = self.score(batch, rollout, training=True, progress=progress)
         require_finite(rollout, scored, batch.texts)
         mask = rollout.response_mask
         scores = penalize_missing_eos(scored.scores, rollout.truncated, self.missing_eos_penalty)

@@ -29,7 +29,9 @@ class PolicyEvaluation(StageModule):
         """Sample the policy's responses to prompts, with random numbers that depend on the prompts' row numbers."""
         raise NotImplementedError
 
-    def score(self, rollout: Rollout, training: bool = False, progress: Progress | None = None) -> ScoredRollout:
+    def score(
+        self, batch: PromptBatch, rollout: Rollout, training: bool = False, progress: Progress | None = None
+    ) -> ScoredRollout:
         """Log-probabilities and scores of a rollout; for training also values, and no reference if β is 0."""
         raise NotImplementedError
 
@@ -45,7 +47,7 @@ class PolicyEvaluation(StageModule):
     def _evaluate(self, batch: PromptBatch, batch_idx: int, split: str) -> None:
         # The same random numbers at every validation, so that curves differ by the policy alone.
         rollout = self.sample(batch, "validation", 0)
-        scored = self.score(rollout)
+        scored = self.score(batch, rollout)
         metrics = rollout_metrics(rollout, scored)
         named = {k.replace("rollout", split): v for k, v in metrics.items()}
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(rollout), sync_dist=True)
@@ -60,8 +62,10 @@ class PolicyEvaluation(StageModule):
         self.samples.write("test/samples")
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Prompt, response, score, kl (nats) and length (tokens) of sampled responses."""
+        """Prompt, response, score, kl (nats) and length (tokens) of sampled responses, and rewards by name."""
         rollout = self.sample(batch, "predict", 0)
-        scored = self.score(rollout)
+        scored = self.score(batch, rollout)
         kl = torch.where(rollout.response_mask, scored.kl, 0.0).sum(1)
-        return self.samples.rows(batch.texts, rollout, scored.scores, kl)
+        rows = self.samples.rows(batch.texts, rollout, scored.scores, kl)
+        parts = {f"reward/{name}": values.tolist() for name, values in scored.rewards.items()}
+        return [row | {name: values[i] for name, values in parts.items()} for i, row in enumerate(rows)]

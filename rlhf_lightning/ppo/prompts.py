@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -11,27 +12,59 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rlhf_lightning.data.item_store import pack_integers, unpack_integers
-from rlhf_lightning.data.kinds import Prompt
+from rlhf_lightning.data.kinds import Message, Prompt, PromptLike
 from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming, pad
 from rlhf_lightning.prompt_template import plain_text
 from rlhf_lightning.seeding import generator
 
 
+class PromptRow:
+    """A prompt as it was given, and the other fields of its row: for rewards that read text.
+
+    Not a dataclass: Lightning takes those apart under 16-bit precision, and refuses frozen ones (`Message`) inside.
+    """
+
+    def __init__(self, prompt: PromptLike, fields: dict[str, Any] | None = None) -> None:
+        self.prompt, self.fields = prompt, fields or {}
+
+    @classmethod
+    def of(cls, row: Prompt) -> PromptRow:
+        """The row's fields by their names in the file; those it does not have are left out."""
+        named = ("id", "source", "category", "labeler", "labeler_group")
+        about = {name: getattr(row, name) for name in named if getattr(row, name) is not None}
+        return cls(row.prompt, about | ({"flags": list(row.flags)} if row.flags else {}) | row.meta)
+
+    def packed(self) -> bytes:
+        """JSON; what JSON does not know, such as a table's dates, as its text."""
+        chat = self.prompt if isinstance(self.prompt, str) else [[m.role, m.content] for m in self.prompt]
+        return json.dumps([chat, self.fields], default=str).encode()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> PromptRow:
+        chat, fields = json.loads(data)
+        return cls(chat if isinstance(chat, str) else tuple(Message(*turn) for turn in chat), fields)
+
+
 @dataclass(frozen=True)
 class PromptItem:
-    """One prompt: its tokens, and its text for tables."""
+    """One prompt: its tokens, its text for tables, and the row it comes from."""
 
     ids: list[int]
     text: str
+    row: PromptRow | None = None
 
     def packed(self) -> bytes:
-        """Their number, the ids, and the text as UTF-8."""
-        return pack_integers([len(self.ids)], self.ids) + self.text.encode()
+        """Two lengths, the ids, the text as UTF-8, and the row."""
+        text = self.text.encode()
+        return pack_integers([len(self.ids), len(text)], self.ids) + text + (self.row.packed() if self.row else b"")
 
     @classmethod
     def unpacked(cls, data: bytes) -> PromptItem:
-        end = 4 * (1 + unpack_integers(data[:4])[0])
-        return cls(unpack_integers(data[4:end]), data[end:].decode())
+        num_ids, num_bytes = unpack_integers(data[:8])
+        text = 4 * (2 + num_ids)
+        row = text + num_bytes
+        given = PromptRow.unpacked(data[row:]) if len(data) > row else None
+        return cls(unpack_integers(data[8:text]), data[text:row].decode(), given)
 
 
 @dataclass  # not frozen: Lightning rebuilds batches field by field under 16-bit precision
@@ -45,9 +78,15 @@ class PromptBatch:
     texts: list[str]
     rows: list[int]
     """Row number of each prompt, which its random numbers go by: in the iteration, or in the validation data."""
+    given: list[PromptRow] = field(default_factory=list)
+    """The rows as they were given; by default their texts are all there is."""
+
+    def __post_init__(self) -> None:
+        self.given = self.given or [PromptRow(text) for text in self.texts]
 
     def to(self, device: torch.device) -> PromptBatch:
-        return PromptBatch(self.prompt_ids.to(device), self.prompt_mask.to(device), self.texts, self.rows)
+        ids, mask = self.prompt_ids.to(device), self.prompt_mask.to(device)
+        return PromptBatch(ids, mask, self.texts, self.rows, self.given)
 
 
 def collate_prompts(items: Sequence[PromptItem], pad_id: int, rows: Sequence[int] | None = None) -> PromptBatch:
@@ -57,6 +96,7 @@ def collate_prompts(items: Sequence[PromptItem], pad_id: int, rows: Sequence[int
         pad([[True] * len(i.ids) for i in items], False, left=True),
         [i.text for i in items],
         list(range(len(items)) if rows is None else rows),
+        [i.row or PromptRow(i.text) for i in items],
     )
 
 
@@ -162,7 +202,16 @@ class PromptDataModule(StageDataModule):
         if not self.limits.prompt_fits(ids, f"{row.file}:{row.line}"):
             return None
         self.check_row(ids, row)
-        return PromptItem(ids, plain_text(row.prompt))
+        given = PromptRow.of(row)
+        self.check_prompt(given, f"{row.file}:{row.line}")
+        return PromptItem(ids, plain_text(row.prompt), given)
+
+    def check_prompt(self, row: PromptRow, where: str) -> None:
+        """Let the module see whether all its rewards can read a prompt, before training starts."""
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        if hasattr(module, "rewards"):
+            module.rewards.check_prompt(row.prompt, where)
 
     def train_dataloader(self) -> PromptStream:
         return PromptStream(self.items["train"], self.batch_size, self.seed, self.template.tokenizer.pad_token_id)

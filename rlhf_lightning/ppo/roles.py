@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from rlhf_lightning.artefacts import Source
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.logprobs import token_logprobs
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm
+from rlhf_lightning.models.backbone import Backbone, load_causal_lm, load_tokenizer
 from rlhf_lightning.models.building import attach_adapter, build_head, merge_into
+from rlhf_lightning.models.limits import ModelLimits, load_limits
 from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.models.scalar_head import ScalarHead
 from rlhf_lightning.ppo.rollout import Rollout
 
 RoleName = Literal["policy", "reference", "reward", "value"]
@@ -35,17 +37,29 @@ class Roles(nn.Module):
     ========= ============================================ ==========================
 
     Where the SFT model is not an adapter, its bare weights are the reference; where the reward model sits on
-    another base, reward and value share that one.
+    another base, reward and value share that one. Without a reward model (rewards are functions, or read text) the
+    value function starts as the SFT model with a head of zeros: it reads the policy's tokens, which such a reward
+    does not, and predicts nothing until it has learnt something (openai/lm-human-preferences starts it so).
     """
 
     def __init__(
         self,
         policy: Source,
-        reward: Source,
+        reward: Source | None,
         lora: LoraSettings | None,
         dtype: torch.dtype,
         trust_remote_code: bool = False,
+        reward_weight: float = 1.0,
     ) -> None:
+        """
+        Args:
+            policy: Where policy and reference start.
+            reward: The reward model that reads the policy's tokens, if there is one.
+            lora: Adapters; None for full fine-tuning.
+            dtype: Of the weights of the base.
+            trust_remote_code: Run code that comes with a model.
+            reward_weight: What its scores are multiplied by, and so the values that start as they are.
+        """
         super().__init__()
         self._trust = trust_remote_code
         self._backbones: dict[str, Backbone] = {}
@@ -56,16 +70,27 @@ class Roles(nn.Module):
             self._build_shared(policy, reward, lora, dtype)
         for i, backbone in enumerate(dict.fromkeys(self._backbones.values())):
             self.add_module(f"backbone{i}", backbone)
-        hidden_size = self._backbones["reward"].hidden_size
+        self.reward_head: ScalarHead | None = None
+        hidden_size = self._backbones["value"].hidden_size
+        if reward is None:
+            self.value_head = ScalarHead(hidden_size)
+            nn.init.zeros_(self.value_head.weight)
+            return
         self.reward_head = build_head(reward, hidden_size, 0, REWARD_KEY).requires_grad_(False)
         # The bias goes along: a value that starts at the score's own level has nothing to unlearn (N+ details).
         self.value_head = build_head(reward, hidden_size, 0, REWARD_KEY)
+        with torch.no_grad():
+            for parameter in self.value_head.parameters():
+                parameter.mul_(reward_weight)
 
-    def _build_shared(self, policy: Source, reward: Source, lora: LoraSettings, dtype: torch.dtype) -> None:
+    def _build_shared(self, policy: Source, reward: Source | None, lora: LoraSettings, dtype: torch.dtype) -> None:
         base = Backbone(load_causal_lm(policy.model, dtype, POLICY_KEY, self._trust, lora.base_bits))
         self._place("policy", base, policy, lora, POLICY_KEY, trainable=True)
         # A fresh policy adapter (the SFT model is not one) starts as the base itself: that is the reference.
         self._place("reference", base, policy if policy.adapter else None, lora, POLICY_KEY)
+        if reward is None:
+            self._place("value", base, policy, lora, POLICY_KEY, trainable=True)
+            return
         if reward.adapter is None or reward.model != policy.model:
             base = Backbone(load_causal_lm(reward.model, dtype, REWARD_KEY, self._trust, lora.base_bits))
         self._place("reward", base, reward if reward.adapter else None, lora, REWARD_KEY)
@@ -84,16 +109,14 @@ class Roles(nn.Module):
         if source:
             attach_adapter(backbone, role, source, lora, key, trainable)
 
-    def _build_full(self, policy: Source, reward: Source, dtype: torch.dtype) -> None:
-        for role, frozen, source, key in (
-            ("policy", "reference", policy, POLICY_KEY),
-            ("value", "reward", reward, REWARD_KEY),
-        ):
+    def _build_full(self, policy: Source, reward: Source | None, dtype: torch.dtype) -> None:
+        value = (policy, POLICY_KEY) if reward is None else (reward, REWARD_KEY)
+        for role, frozen, source, key in (("policy", "reference", policy, POLICY_KEY), ("value", "reward", *value)):
             lm = load_causal_lm(source.model, dtype, key, self._trust)
             lm = merge_into(lm, source, key) if source.adapter else lm
-            self._backbones[frozen] = Backbone(deepcopy(lm))
-            self._backbones[role] = Backbone(lm, freeze=False)
-            self._adapters[role] = self._adapters[frozen] = None
+            if role == "policy" or reward is not None:
+                self._backbones[frozen], self._adapters[frozen] = Backbone(deepcopy(lm)), None
+            self._backbones[role], self._adapters[role] = Backbone(lm, freeze=False), None
         value_lm = self._backbones["value"].lm
         if not value_lm.config.tie_word_embeddings:
             value_lm.get_output_embeddings().requires_grad_(False)
@@ -141,28 +164,39 @@ class Roles(nn.Module):
         return _scatter(values, rollout.response_mask)
 
     def score(self, rollout: Rollout) -> Tensor:
-        """Reward-model score of each response, read at its last valid token; [B]."""
+        """Reward-model score of each response, read at its last valid token; [B]. Without one, 0."""
+        if self.reward_head is None:
+            return torch.zeros(len(rollout), dtype=torch.float32, device=rollout.response_ids.device)
         with self._active("reward") as backbone:
             hidden = backbone.hidden_ragged(rollout.sequences.tokens)
         scores: Tensor = self.reward_head(hidden[rollout.sequences.ends])
         return scores
 
 
-def check_same_tokenizer(policy: Source, reward: Source, policy_tokenizer: object, reward_tokenizer: object) -> None:
-    """
+def check_reward_model(
+    policy: Source, reward: Source | None, policy_tokenizer: object, pad_token: str | None, trust_remote_code: bool
+) -> ModelLimits | None:
+    """What the reward model in `reward_from` can take in, after a look whether it can read the policy's tokens.
+
     Raises:
         UserError: The two models read token ids differently.
     """
+    if reward is None:
+        return None
+    reward_tokenizer = load_tokenizer(reward.tokenizer, pad_token, REWARD_KEY, trust_remote_code)
     if policy_tokenizer.get_vocab() != reward_tokenizer.get_vocab():  # type: ignore[attr-defined]
         raise UserError(
             f"{REWARD_KEY}: the reward model's tokenizer ({reward.tokenizer}) differs from the policy's "
-            f"({policy.tokenizer}). Train the reward model from the same base model."
+            f"({policy.tokenizer}). Train the reward model from the same base model, or give it as "
+            "`reward: [{reward_from: ...}]`, which scores decoded text."
         )
     if policy_tokenizer.chat_template != reward_tokenizer.chat_template:  # type: ignore[attr-defined]
         raise UserError(
             f"{REWARD_KEY}: the reward model ({reward.tokenizer}) was trained with another chat template than the "
-            f"policy ({policy.tokenizer}), so it cannot read its prompts. Train it with init_from the SFT model."
+            f"policy ({policy.tokenizer}), so it cannot read its prompts. Train it with init_from the SFT model, or "
+            "give it as `reward: [{reward_from: ...}]`, which scores decoded text."
         )
+    return load_limits(reward.model, REWARD_KEY, trust_remote_code)
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """The `rollout/*` metrics: means over responses, except entropy, which is a mean over tokens.
 
+    With several rewards or a function each has its own, before its weight; `rollout/score_mean` is of their sum.
+
     Without the reference's log-probabilities there is no `rollout/kl`.
 
     Args:
@@ -40,6 +42,7 @@ def rollout_metrics(
         "rollout/response_tokens": mean(mask.sum(1)),
         "rollout/eos_rate": 1 - mean(rollout.truncated),
         "rollout/entropy": float(masked_moments(scored.entropy, mask, reduce)[0]),
+        **{f"rollout/reward/{name}": mean(values) for name, values in scored.rewards.items()},
     }
 
 
@@ -82,7 +85,7 @@ def require_finite(rollout: Rollout, scored: ScoredRollout, texts: Sequence[str]
     if scored.ref_logprobs is not None:
         per_token["log-probability of the reference"] = scored.ref_logprobs
     bad = {name: ~torch.isfinite(x) & rollout.response_mask for name, x in per_token.items()}
-    rows = {name: x.any(1) for name, x in bad.items()} | {"score of the reward model": ~torch.isfinite(scored.scores)}
+    rows = {name: x.any(1) for name, x in bad.items()} | {"score": ~torch.isfinite(scored.scores)}
     for name, row in rows.items():
         if bool(row.any()):
             prompt = texts[int(row.int().argmax())][:200]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from rlhf_lightning.memory import split_by_tokens
 from rlhf_lightning.ppo.kl import kl_k1
+from rlhf_lightning.ppo.reward_sum import RewardSum
 from rlhf_lightning.ppo.roles import Roles
 from rlhf_lightning.ppo.rollout import Rollout
 
@@ -28,6 +29,8 @@ class ScoredRollout:
     """[B]"""
     entropy: Tensor
     """[B, R] nats."""
+    rewards: dict[str, Tensor] = field(default_factory=dict)
+    """Each of several rewards by name, unweighted, [B]; `scores` is their weighted sum."""
 
     @property
     def kl(self) -> Tensor:
@@ -46,6 +49,7 @@ def score_rollout(
     with_values: bool = True,
     with_reference: bool = True,
     on_rows: Callable[[int], None] | None = None,
+    rewards: RewardSum | None = None,
 ) -> ScoredRollout:
     """Log-probabilities of policy and reference, values and scores, by forwards like those of the update.
 
@@ -59,6 +63,7 @@ def score_rollout(
         with_values: Compute values; evaluation has no use for them and gets zeros.
         with_reference: Compute the reference's log-probabilities; without a KL penalty training has no use for them.
         on_rows: Called with the number of rows done, for a progress bar.
+        rewards: Adds the rewards that read text to the reward model's scores; None where there are none.
     """
     shape = rollout.response_mask.shape
     # float32 by name: under bf16-true precision torch's default is bf16, whose log-probabilities have two digits.
@@ -79,4 +84,7 @@ def score_rollout(
         out.scores[index] = roles.score(part)
         if on_rows:
             on_rows(len(index))
+    if rewards is not None:
+        scores, parts = rewards(rollout, out.scores)
+        out = replace(out, scores=scores, rewards=parts)
     return out
