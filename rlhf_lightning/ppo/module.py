@@ -158,6 +158,7 @@ class PPOModule(PolicySteps):
     def build_model(self) -> None:
         dtype = base_dtype(self.precision, self.lora)
         self.roles = Roles(self.source, self.reward_source, self.lora, dtype, self.trust_remote_code)
+        self.roles.rule_out_eos(self.template.eos_id, self.sampling.min_response_tokens)
 
     def train(self, mode: bool = True) -> PPOModule:
         """Dropout stays off in PPO: the update must see the policy that sampled (N+ details, 7)."""
