@@ -17,6 +17,8 @@ MUTATIONS = [
     *ppo.KL,
     *ppo.REWARDS,
     *ppo.BUFFER,
+    *ppo.ENDINGS,
+    *ppo.EMA,
     *reward.PAIRS_AND_LOSS,
     *reward.PAIR_METRICS,
     *batches.ROLLOUT,
