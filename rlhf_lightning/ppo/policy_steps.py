@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf_lightning.datamodule import StageDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.ppo.ema import PolicyEMA, weights_for
 from rlhf_lightning.ppo.kl_control import KLControl
@@ -44,6 +45,11 @@ class PolicySteps(PolicyEvaluation):
         if kl.settings.budget is not None:
             self.run_state.register("kl_budget", lambda: self._within_budget, self._within_budget.update)
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self._require_measurements()
+
     def policy_parameters(self) -> dict[str, nn.Parameter]:
         """What is trained of the policy, by name."""
         own = {id(p) for p in self.roles.trainable_parts()["policy"]}
@@ -53,17 +59,18 @@ class PolicySteps(PolicyEvaluation):
         super().on_fit_start()
         if self.ema is not None:
             self.ema.start()
-        if self.kl.settings.budget is not None:
-            self._require_measurements()
-            if not self._within_budget:
-                self._keep_policy()
+        if self.kl.settings.budget is not None and not self._within_budget:
+            self._keep_policy()
 
     def _require_measurements(self) -> None:
         """
         Raises:
             UserError: The budget is compared with validations, and there are none.
         """
-        if self.kl.settings.budget_on == "validation" and not self.trainer.enable_validation:
+        settings, data = self.kl.settings, getattr(self.trainer, "datamodule", None)
+        without = isinstance(data, StageDataModule) and data.sources.get("val") is None
+        measured = self.trainer.enable_validation and not without
+        if settings.budget is not None and settings.budget_on == "validation" and not measured:
             raise UserError(
                 f"{KEY}.budget_on is validation, and this run has none. Give data.init_args.val and leave "
                 f"trainer.limit_val_batches above 0, or set {KEY}.budget_on to rollout."

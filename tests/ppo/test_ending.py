@@ -18,7 +18,7 @@ from tests.conftest import TinyRuns
 from tests.ppo.test_ppo_run import data, module, trainer
 
 EOS, PAD, DOT = 2, 0, 7
-RESPONSES = [[DOT, 5, DOT, 6, DOT, EOS], [5, 6, 8, 9, 5, 6], [5, 6, EOS], [DOT, 5, 6, 8, EOS], [5, 6, 8, DOT]]
+RESPONSES = [[DOT, 5, DOT, 6, DOT, EOS], [5, 6, 8, 9, 5, 6], [5, 6, EOS], [DOT, 5, 6, 8, EOS], [5, 6, 8, DOT], [5, 6]]
 
 
 def rollout() -> Rollout:
@@ -34,15 +34,15 @@ def test_a_response_is_cut_after_the_token() -> None:
     """At position 1 or later: the token stays, and what is cut there has ended; EOS ends what has no such token."""
     out = cut_after(rollout(), DOT, 1, PAD)
     found = [ids[mask].tolist() for ids, mask in zip(out.response_ids, out.response_mask, strict=True)]
-    assert found == [[DOT, 5, DOT], RESPONSES[1], RESPONSES[2], RESPONSES[3], RESPONSES[4]]
-    assert out.truncated.tolist() == [False, True, False, False, False]
+    assert found == [[DOT, 5, DOT], RESPONSES[1], *RESPONSES[2:]]
+    assert out.truncated.tolist() == [False, True, False, False, False, True]
     assert (out.response_ids[~out.response_mask] == PAD).all()
     assert torch.equal(out.sampler_logprobs, torch.where(out.response_mask, -1.0, 0.0))
     at_once = cut_after(rollout(), DOT, 0, PAD)
-    assert at_once.response_mask.sum(1).tolist() == [1, 6, 3, 1, 4]
+    assert at_once.response_mask.sum(1).tolist() == [1, 6, 3, 1, 4, 2]
     assert cut_after(rollout().rows(torch.tensor([0, 3])), DOT, 0, PAD).response_ids.tolist() == [[DOT], [DOT]]
     at_two = cut_after(rollout(), DOT, 2, PAD)
-    assert at_two.response_mask.sum(1).tolist() == [3, 6, 3, 5, 4]
+    assert at_two.response_mask.sum(1).tolist() == [3, 6, 3, 5, 4, 2]
 
 
 class Tokenizer(SimpleNamespace):
@@ -60,7 +60,7 @@ def ending(**settings: Any) -> Ending:
 def test_a_token_is_named_by_its_text() -> None:
     whole = rollout()
     assert ending().cut(whole) is whole
-    assert ending(truncate_at=".", truncate_after=1).cut(whole).response_mask.sum(1).tolist() == [3, 6, 3, 5, 4]
+    assert ending(truncate_at=".", truncate_after=1).cut(whole).response_mask.sum(1).tolist() == [3, 6, 3, 5, 4, 2]
 
 
 @pytest.mark.parametrize("text", ["ab", "", "</s>"])
