@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -110,7 +111,9 @@ class KLControl:
         """
         if self._moved is not None and not self.stopped:
             assert self.settings.stop_update is not None
-            self.stopped = float(reduce(self._moved)) / max(self._num_tokens, 1.0) > self.settings.stop_update
+            moved = float(reduce(self._moved)) / max(self._num_tokens, 1.0)
+            # What is not finite is for the guard, which counts it and ends the run if it stays so.
+            self.stopped = math.isfinite(moved) and moved > self.settings.stop_update
         self._moved = None
         self.skipped += self.stopped
         return self.stopped

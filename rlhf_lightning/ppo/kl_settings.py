@@ -35,7 +35,8 @@ class KLSettings:
     skipped count as steps for the learning-rate schedule and for Lightning."""
     budget: float | None = None
     """KL to the reference, nats per response, beyond which training ends with the policy measured last within it;
-    null for none. That policy is kept beside the trained one, on the CPU and in checkpoints."""
+    null for none. The measurement is a mean of k1 over the responses at hand, and noisy where they are few. The policy
+    within the budget is kept beside the trained one, on the CPU and in checkpoints."""
     budget_on: Literal["rollout", "validation"] = "rollout"
     """What the budget is compared with: `rollout/kl` of every iteration, or `val/kl`."""
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.artefacts import open_source, source_fingerprint
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.loops import StageFitLoop
 from rlhf_lightning.masked import whiten
 from rlhf_lightning.memory import MemorySettings
@@ -266,17 +265,6 @@ class PPOModule(PolicySteps):
         shown = {k.split("/")[1]: metrics[k] for k in ("rollout/score_mean", "rollout/kl") if k in metrics}
         self.log_dict(shown, prog_bar=True, logger=False, batch_size=1)
         self.end_if_over_budget()
-
-    @property
-    def ppo_loop(self) -> PPOFitLoop:
-        """The loop of this run.
-
-        Raises:
-            UserError: The trainer runs its stock loop.
-        """
-        if not isinstance(self.trainer.fit_loop, PPOFitLoop):
-            raise UserError("PPOModule needs PPOFitLoop; call PPOFitLoop.attach(trainer) if you override setup().")
-        return self.trainer.fit_loop
 
     # -- artefact -----------------------------------------------------------------------------------------
 

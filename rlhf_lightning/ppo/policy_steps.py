@@ -27,8 +27,14 @@ class PolicySteps(PolicyEvaluation):
 
     @property
     def ppo_loop(self) -> PPOFitLoop:
-        """The loop of this run."""
-        raise NotImplementedError
+        """The loop of this run.
+
+        Raises:
+            UserError: The trainer runs its stock loop.
+        """
+        if not isinstance(self.trainer.fit_loop, PPOFitLoop):
+            raise UserError("PPOModule needs PPOFitLoop; call PPOFitLoop.attach(trainer) if you override setup().")
+        return self.trainer.fit_loop
 
     def control_steps(self, kl: KLControl, ema: PolicyEMA | None) -> None:
         """Take the controls and have their state saved; called by the constructor.
@@ -126,7 +132,8 @@ class PolicySteps(PolicyEvaluation):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+        wanted = self.kl.settings.budget is not None and self.kl.settings.budget_on == "validation"
+        if wanted and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             kl = float(self.trainer.callback_metrics["val/kl"])
             self.check_budget("validation", kl, f"in the validation after step {self.trainer.global_step}")
 

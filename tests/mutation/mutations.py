@@ -19,6 +19,7 @@ MUTATIONS = [
     *ppo.BUFFER,
     *ppo.ENDINGS,
     *ppo.EMA,
+    *ppo.CONTROL,
     *reward.PAIRS_AND_LOSS,
     *reward.PAIR_METRICS,
     *batches.ROLLOUT,

@@ -357,3 +357,79 @@ EMA = table(
         "test_each_use_has_its_weights",
     ),
 )
+
+ONCE = "test_the_coefficient_changes_once_an_iteration_however_often_it_is_rolled_out"
+PLACE, LIMIT, BUDGET = (
+    "test_a_penalty_is_in_the_reward_or_in_the_loss",
+    "test_an_update_ends_beyond_its_limit",
+    "test_the_budget",
+)
+CONTROL = table(
+    "ppo/kl_control.py",
+    "tests/ppo/test_kl_control.py",
+    ("adapted at every rollout", "if iteration != self.iteration:", "if True:", ONCE),
+    ("never adapted", "self.iteration, self.coef = iteration, self._next_coef", "self.iteration = iteration", ONCE),
+    ("adapted from the next", "adapted(self.coef, kl", "adapted(self._next_coef, kl", ONCE),
+    (
+        "stopped for ever",
+        "self.stopped, self.skipped, self._moved = bool(self.exceeded)",
+        "self.stopped, self.skipped, self._moved = self.stopped",
+        LIMIT,
+    ),
+    (
+        "goes on beyond the budget",
+        "self.stopped, self.skipped, self._moved = bool(self.exceeded)",
+        "self.stopped, self.skipped, self._moved = False",
+        BUDGET,
+    ),
+    (
+        "reference by the first coefficient",
+        "needs_reference(self.coef)",
+        "needs_reference(1.0)",
+        "test_no_reference_without_a_penalty",
+    ),
+    (
+        "penalty in both places",
+        "if self.settings.in_loss or scored.ref_logprobs is None:",
+        "if scored.ref_logprobs is None:",
+        PLACE,
+    ),
+    ("reference is always kept", "scored.ref_logprobs if self.settings.in_loss and", "scored.ref_logprobs if", PLACE),
+    ("loss without its coefficient", "return self.coef * kl_loss", "return kl_loss", PLACE),
+    (
+        "distance of padding",
+        "masked_sum(kl_k2(new_logprobs, batch.experience.logprobs), mask)",
+        "kl_k2(new_logprobs, batch.experience.logprobs).sum()",
+        LIMIT,
+    ),
+    (
+        "distance of the last part alone",
+        "k2 if self._moved is None else self._moved + k2",
+        "k2",
+        "test_an_update_ends_by_all_parts_of_a_step",
+    ),
+    ("distance of this process alone", "float(reduce(self._moved))", "float(self._moved)", LIMIT),
+    ("distance of a sum", "/ max(self._num_tokens, 1.0)", "", LIMIT),
+    (
+        "one step alone is skipped",
+        "self.skipped += self.stopped\n        return self.stopped",
+        "self.skipped += self.stopped\n        return self.stopped and self.skipped == 1",
+        LIMIT,
+    ),
+    (
+        "infinity is a distance",
+        "math.isfinite(moved) and moved",
+        "moved",
+        "test_what_is_not_finite_is_left_to_the_guard",
+    ),
+    ("next coefficient in the metrics", '{"kl_coef": self.coef}', '{"kl_coef": self._next_coef}', ONCE),
+    ("budget on everything", "self.settings.budget_on != where or ", "", BUDGET),
+    ("at the budget", "if kl <= budget:", "if kl < budget:", BUDGET),
+    ("the budget stops no step", "        self.stopped = True\n        return False", "        return False", BUDGET),
+    (
+        "one parameter without gradient",
+        "for p in parameters])",
+        "for p in parameters[1:]])",
+        "test_no_loss_has_a_gradient_of_zero_for_every_parameter",
+    ),
+)

@@ -139,6 +139,14 @@ def test_an_update_ends_beyond_its_limit() -> None:
         assert not control.skips_step(lambda x: 2 * x)
 
 
+@pytest.mark.parametrize("ratio", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_left_to_the_guard(ratio: float) -> None:
+    control = KLControl(KLSettings(stop_update=0.1), 0.02)
+    control.start(0)
+    control.moved(torch.full((2, 2), ratio), MicroBatch(experience(), 3.0))
+    assert not control.skips_step(torch.clone)
+
+
 def test_without_a_limit_nothing_is_asked_of_other_processes() -> None:
     control = KLControl(KLSettings(), 0.02)
     control.start(0)
@@ -180,6 +188,20 @@ def test_a_reference_is_asked_where_it_is_needed() -> None:
     assert not KLSettings(budget=1.0, budget_on="validation").needs_reference(0.0)
     assert KLSettings(budget=1.0).needs_reference(0.0)
     assert KLSettings().needs_reference(0.1)
+
+
+def test_no_reference_without_a_penalty() -> None:
+    assert not KLControl(KLSettings(), 0.0).needs_reference
+    assert KLControl(KLSettings(), 0.1).needs_reference
+
+
+def test_an_update_ends_by_all_parts_of_a_step() -> None:
+    """Two parts with k2 of 0.02 · 3 and 0: 0.01 a token of six."""
+    control = KLControl(KLSettings(stop_update=0.009), 0.02)
+    control.start(0)
+    for ratio in (0.2, 0.0):
+        control.moved(torch.full((2, 2), ratio), MicroBatch(experience(), 6.0))
+    assert control.skips_step(torch.clone)
 
 
 def test_no_loss_has_a_gradient_of_zero_for_every_parameter() -> None:
