@@ -16,10 +16,35 @@ def chunk_rows(device: torch.device) -> int:
     return 128 if device.type == "cpu" else 1024
 
 
+RULED_OUT = -1e9
+"""A logit of probability 0. Infinity would make 0 · ∞ of its part in the entropy."""
+
+
+def rule_out(logits: Tensor, excluded: Tensor) -> Tensor:
+    """Logits [N, V] with one token of a row impossible.
+
+    Args:
+        logits: [N, V] float32, already divided by the temperature.
+        excluded: [N] token ids; -1 where every token is possible.
+
+    >>> rule_out(torch.zeros(2, 2), torch.tensor([1, -1])).softmax(-1)
+    tensor([[1.0000, 0.0000],
+            [0.5000, 0.5000]])
+    """
+    excluded = excluded.unsqueeze(1)
+    index = excluded.clamp(min=0)
+    return logits.scatter(1, index, torch.where(excluded >= 0, RULED_OUT, logits.gather(1, index)))
+
+
 def _chunk(
-    hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor], temperature: float
+    hidden: Tensor,
+    targets: Tensor,
+    unembed: Callable[[Tensor], Tensor],
+    temperature: float,
+    excluded: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    log_p = F.log_softmax(unembed(hidden).float() / temperature, dim=-1)
+    logits = unembed(hidden).float() / temperature
+    log_p = F.log_softmax(logits if excluded is None else rule_out(logits, excluded), dim=-1)
     entropy = -(log_p.detach().exp() * log_p.detach()).sum(-1)
     return log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropy
 
@@ -33,15 +58,23 @@ class _FrozenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, hidden: Tensor, targets: Tensor, layer: nn.Linear, temperature: float, with_entropy: bool
+        ctx: Any,
+        hidden: Tensor,
+        targets: Tensor,
+        layer: nn.Linear,
+        temperature: float,
+        with_entropy: bool,
+        excluded: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         need_gradient = ctx.needs_input_grad[0]
         logprobs, entropies, gradients = [], [], []
         size = chunk_rows(hidden.device)
-        for h, t in zip(hidden.split(size), targets.unsqueeze(1).split(size), strict=True):
+        for number, (h, t) in enumerate(zip(hidden.split(size), targets.unsqueeze(1).split(size), strict=True)):
             logits = layer(h).float()
             if temperature != 1.0:
                 logits /= temperature
+            if excluded is not None:
+                logits = rule_out(logits, excluded[number * size :][:size])
             total = logits.logsumexp(-1, keepdim=True)
             logprobs.append((logits.gather(1, t) - total).squeeze(1))
             if with_entropy:
@@ -59,7 +92,7 @@ class _FrozenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
-        return (grad.unsqueeze(1) * gradient).to(gradient.dtype), None, None, None, None
+        return (grad.unsqueeze(1) * gradient).to(gradient.dtype), None, None, None, None, None
 
 
 def token_logprobs(
@@ -68,6 +101,7 @@ def token_logprobs(
     unembed: Callable[[Tensor], Tensor],
     temperature: float = 1.0,
     with_entropy: bool = True,
+    excluded: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target token and the entropy of its distribution, both in nats, float32.
 
@@ -82,6 +116,7 @@ def token_logprobs(
         unembed: Hidden states to logits.
         temperature: The sampling temperature, > 0.
         with_entropy: Compute the entropy; without, it is 0.
+        excluded: [N] ids of a token that could not be drawn there, -1 for none; by default all tokens could.
 
     Returns:
         logprobs [N] (differentiable) and entropy [N] (a diagnostic, detached).
@@ -95,13 +130,16 @@ def token_logprobs(
         # An empty product keeps the graph connected, so an empty micro-batch still takes part in backward.
         return hidden.float().sum(-1), hidden.new_zeros(0, dtype=torch.float32)
     if type(unembed) is nn.Linear and not any(p.requires_grad for p in unembed.parameters()):
-        frozen: tuple[Tensor, Tensor] = _FrozenLogprobs.apply(hidden, targets, unembed, temperature, with_entropy)
+        frozen: tuple[Tensor, Tensor] = _FrozenLogprobs.apply(
+            hidden, targets, unembed, temperature, with_entropy, excluded
+        )
         return frozen
     pieces, size = [], chunk_rows(hidden.device)
-    for h, t in zip(hidden.split(size), targets.split(size), strict=True):
+    for number, (h, t) in enumerate(zip(hidden.split(size), targets.split(size), strict=True)):
+        no = None if excluded is None else excluded[number * size :][:size]
         if torch.is_grad_enabled():
-            pieces.append(checkpoint(_chunk, h, t, unembed, temperature, use_reentrant=False))
+            pieces.append(checkpoint(_chunk, h, t, unembed, temperature, no, use_reentrant=False))
         else:
-            pieces.append(_chunk(h, t, unembed, temperature))
+            pieces.append(_chunk(h, t, unembed, temperature, no))
     logprobs, entropy = zip(*pieces, strict=True)
     return torch.cat(logprobs), torch.cat(entropy)

@@ -27,13 +27,15 @@ class Experience:
     """[B, R], whitened."""
     returns: Tensor
     """[B, R]"""
+    ref_logprobs: Tensor | None = None
+    """[B, R] nats, of the reference; None where the KL penalty is not in the loss."""
 
     def rows(self, index: Tensor) -> Experience:
         """Some of the rows, trimmed to their longest prompt and response."""
         rollout = self.rollout.rows(index)
         width = rollout.response_ids.shape[1]
-        rest = (getattr(self, f.name)[index, :width] for f in fields(self)[1:])
-        return Experience(rollout, *rest)
+        rest = {name: tensor[index, :width] for name, tensor in self._numbers().items()}
+        return Experience(rollout, **rest)
 
     def silent_row(self) -> Experience:
         """A row without valid tokens: a process without rows in a minibatch still has to take part in its step."""
@@ -47,14 +49,19 @@ class Experience:
     def state(self) -> dict[str, Tensor]:
         """All tensors by name, for a checkpoint."""
         tensors = {f"rollout.{f.name}": getattr(self.rollout, f.name) for f in fields(Rollout)}
-        return tensors | {f.name: getattr(self, f.name) for f in fields(self)[1:]}
+        return tensors | self._numbers()
+
+    def _numbers(self) -> dict[str, Tensor]:
+        """What there is beside the rollout."""
+        every = {f.name: getattr(self, f.name) for f in fields(self)[1:]}
+        return {name: tensor for name, tensor in every.items() if tensor is not None}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], device: torch.device) -> Experience:
         """The inverse of `state`."""
         moved = {k: v.to(device) for k, v in state.items()}
         rollout = Rollout(**{f.name: moved[f"rollout.{f.name}"] for f in fields(Rollout)})
-        return cls(rollout, **{f.name: moved[f.name] for f in fields(cls)[1:]})
+        return cls(rollout, **{f.name: moved[f.name] for f in fields(cls)[1:] if f.name in moved})
 
 
 class MicroBatch:

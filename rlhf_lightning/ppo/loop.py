@@ -93,6 +93,7 @@ class PPOFitLoop(StageFitLoop):
                 f"{module.num_minibatches} minibatches (model.init_args.num_minibatches) of {accumulate} micro-batches "
                 "(trainer.accumulate_grad_batches) each; it must be a multiple of the processes, and large enough."
             )
+        module.kl.settings.check_responses(self.prompts.batch_size)
         self.plan = UpdatePlan(self.prompts.batch_size, module.ppo_epochs, module.num_minibatches, accumulate)
         source, self._data_source = self._data_source, _DataLoaderSource(RolloutLoader(self), "")
         try:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.artefacts import open_source, source_fingerprint
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.loops import StageFitLoop
 from rlhf_lightning.masked import whiten
 from rlhf_lightning.memory import MemorySettings
@@ -21,14 +20,19 @@ from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.ppo.advantages import gae
 from rlhf_lightning.ppo.bounds import check_bounds, check_engine
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch, explained_variance
+from rlhf_lightning.ppo.ema import EMASettings, PolicyEMA
+from rlhf_lightning.ppo.ending import Ending, EndingSettings, ending_metrics
+from rlhf_lightning.ppo.kl_control import KLControl, no_loss
+from rlhf_lightning.ppo.kl_settings import KLSettings
 from rlhf_lightning.ppo.loop import PPOFitLoop
 from rlhf_lightning.ppo.loss import policy_loss, value_loss
-from rlhf_lightning.ppo.policy_evaluation import PolicyEvaluation, Progress
+from rlhf_lightning.ppo.policy_evaluation import Progress
+from rlhf_lightning.ppo.policy_steps import PolicySteps
 from rlhf_lightning.ppo.prompts import PromptBatch
 from rlhf_lightning.ppo.reward_functions import failing_together
 from rlhf_lightning.ppo.reward_sum import Rewards
 from rlhf_lightning.ppo.reward_terms import RewardFunction, RewardTerm
-from rlhf_lightning.ppo.rewards import penalize_missing_eos, token_rewards
+from rlhf_lightning.ppo.rewards import token_rewards
 from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles, check_reward_model
 from rlhf_lightning.ppo.rollout import Rollout, sample_rollout
 from rlhf_lightning.ppo.rollout_metrics import mismatch_metrics, require_finite, rollout_metrics
@@ -41,7 +45,7 @@ from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from rlhf_lightning.stage import StageSettings
 
 
-class PPOModule(PolicyEvaluation):
+class PPOModule(PolicySteps):
     """Optimizes a policy against a reward model, with a per-token KL penalty to the SFT model it starts from."""
 
     stage: ClassVar[str] = "ppo"
@@ -67,6 +71,9 @@ class PPOModule(PolicyEvaluation):
         missing_eos_penalty: float = 1.0,
         reward: list[RewardTerm] | RewardFunction | None = None,
         reward_weight: float = 1.0,
+        ending: EndingSettings = EndingSettings(),  # noqa: B008
+        kl: KLSettings = KLSettings(),  # noqa: B008
+        ema: EMASettings | None = None,
         memory: MemorySettings = MemorySettings(),  # noqa: B008
         pad_token: str | None = None,
         seed: int | None = None,
@@ -84,7 +91,7 @@ class PPOModule(PolicyEvaluation):
             sampling: Length limit, temperature, decoding batch and engine of the rollout.
             num_minibatches: Optimizer steps of one pass over an iteration's rollout (C.4: 512 / 64 = 8).
             ppo_epochs: Passes over an iteration's rollout (C.4: 1).
-            kl_coef: β, weight of the KL penalty (C.4: 0.02).
+            kl_coef: β, weight of the KL penalty (C.4: 0.02); with `kl.target` its first value.
             clip_range: Ratio clipping (C.4: 0.2).
             value_clip_range: Value clipping, score units; null for none. Not stated; 0.2 as the predecessors.
             value_coef: Weight of the value loss; with separate parameters and Adam it hardly matters.
@@ -94,6 +101,9 @@ class PPOModule(PolicyEvaluation):
             reward: Python function or class that scores texts, added to or in place of `reward_from`; or a list of
                 several rewards with names and weights, reward models with other tokenizers among them.
             reward_weight: Factor of the score of `reward_from`.
+            ending: Other rules for responses without EOS, and a token that ends them.
+            kl: Form and place of the KL penalty, its controller, early end of updates, and the run's budget.
+            ema: Average of the policy's weights (C.4: decay 0.992); null for none.
             memory: Tokens of a forward in scoring and update, gradient checkpointing.
             pad_token: Token for padding where the tokenizer has none or uses EOS.
             seed: By default `seed_everything`.
@@ -119,6 +129,8 @@ class PPOModule(PolicyEvaluation):
         self.clip_range, self.value_clip_range, self.value_coef = clip_range, value_clip_range, value_coef
         self.gamma, self.gae_lambda = gamma, gae_lambda
         check_bounds(self)
+        self.ending = Ending(ending, missing_eos_penalty, self.template.tokenizer, sampling.max_response_tokens)
+        self.control_steps(KLControl(kl, kl_coef), PolicyEMA(ema, self.policy_parameters) if ema else None)
         self.limits = self.limits.both(reward_limits or self.limits, sampling.max_response_tokens)
         self.samples = SampleTable(self)
         self.update_metrics = UpdateMetrics(clip_range)
@@ -153,6 +165,7 @@ class PPOModule(PolicyEvaluation):
         sources = self.source, self.reward_source
         self.roles = Roles(*sources, self.lora, dtype, self.trust_remote_code, self.reward_weight)
         self.rewards.build(self.roles, self.source, self.lora, dtype)
+        self.roles.rule_out_eos(self.template.eos_id, self.sampling.min_response_tokens)
 
     def train(self, mode: bool = True) -> PPOModule:
         """Dropout stays off in PPO: the update must see the policy that sampled (N+ details, 7)."""
@@ -174,7 +187,9 @@ class PPOModule(PolicyEvaluation):
         on_token = (lambda n: progress("rollout", n)) if progress else None
         eos_id, pad_id = self.template.eos_id, self.template.tokenizer.pad_token_id
         backbone, adapter = self.roles.backbone("policy"), self.roles.adapter("policy")
-        return sample_rollout(self.engine, backbone, adapter, batch, self.sampling, seed, eos_id, pad_id, on_token)
+        return self.ending.cut(
+            sample_rollout(self.engine, backbone, adapter, batch, self.sampling, seed, eos_id, pad_id, on_token)
+        )
 
     def score(
         self, batch: PromptBatch, rollout: Rollout, training: bool = False, progress: Progress | None = None
@@ -182,7 +197,7 @@ class PPOModule(PolicyEvaluation):
         """Log-probabilities and scores of a rollout; for training also values, and no reference if β is 0."""
         on_rows = (lambda n: progress("scoring", n)) if progress else None
         temperature, limit = self.sampling.temperature or 1.0, self.memory.micro_batch_tokens
-        reference, rewards = not training or self.kl_coef > 0, self.rewards.of(batch.given, progress)
+        reference, rewards = not training or self.kl.needs_reference, self.rewards.of(batch.given, progress)
         return score_rollout(self.roles, rollout, temperature, limit, training, reference, on_rows, rewards)
 
     @torch.no_grad()
@@ -193,6 +208,7 @@ class PPOModule(PolicyEvaluation):
             The experience, and the iteration's `rollout/*`, `value/*` and `time/*` metrics.
         """
         start = time.perf_counter()
+        self.kl.start(iteration)
         with self.trainer.precision_plugin.forward_context():
             rollout = self.sample(batch, "rollout", iteration, progress)
             rolled = time.perf_counter()
@@ -200,17 +216,20 @@ class PPOModule(PolicyEvaluation):
                 scored = self.score(batch, rollout, training=True, progress=progress)
         require_finite(rollout, scored, batch.texts)
         mask = rollout.response_mask
-        scores = penalize_missing_eos(scored.scores, rollout.truncated, self.missing_eos_penalty)
-        rewards = token_rewards(scores, scored.kl, mask, self.kl_coef)
+        scores = self.ending.scores(scored.scores, rollout.truncated)
+        rewards = token_rewards(scores, self.kl.penalty(scored), mask, self.kl.coef)
         advantages, returns = gae(rewards, scored.values, mask, self.gamma, self.gae_lambda)
         advantages = whiten(advantages, mask, reduce=self.reduce_sum)
         metrics = rollout_metrics(rollout, scored, self.reduce_sum)
+        metrics |= ending_metrics(rollout.truncated, scored.scores, self.reduce_sum)
+        self.rollout_measured(metrics, iteration)
         metrics |= mismatch_metrics(
             rollout, scored, self.reduce_sum, partial(self.trainer.strategy.reduce, reduce_op="max")
         )
         metrics["value/explained_variance"] = float(explained_variance(scored.values, returns, mask, self.reduce_sum))
         seconds = {"time/rollout_s": rolled - start, "time/scoring_s": time.perf_counter() - rolled}
-        return Experience(rollout, scored.logprobs, scored.values, advantages, returns), metrics | seconds
+        numbers = (scored.logprobs, scored.values, advantages, returns, self.kl.kept_reference(scored))
+        return Experience(rollout, *numbers), metrics | seconds
 
     def policy_loss(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Policy loss, as a share of the optimizer step's, and the new log-probabilities [B, R]."""
@@ -218,7 +237,8 @@ class PPOModule(PolicyEvaluation):
         temperature = self.sampling.temperature or 1.0
         new_logprobs, _ = self.roles.logprobs("policy", data.rollout, temperature, with_entropy=False)
         clip, tokens = self.clip_range, batch.num_tokens
-        return policy_loss(new_logprobs, data.logprobs, data.advantages, mask, clip, tokens), new_logprobs
+        loss = policy_loss(new_logprobs, data.logprobs, data.advantages, mask, clip, tokens)
+        return loss + self.kl.loss(new_logprobs, data, tokens), new_logprobs
 
     def value_loss(self, batch: MicroBatch) -> Tensor:
         """Value loss, as a share of the optimizer step's."""
@@ -237,6 +257,8 @@ class PPOModule(PolicyEvaluation):
             yield text, MicroBatch(row, batch.num_tokens)
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
+        if self.kl.stopped:  # no forward, and no step
+            return self.scaled(batch, no_loss(list(self.trainable().values())))
         gradients = self.early_backward()
         for part in batch.parts(self.memory.micro_batch_tokens):
             loss_p, new_logprobs = self.policy_loss(part)
@@ -244,25 +266,16 @@ class PPOModule(PolicyEvaluation):
             loss_v = self.value_loss(part)
             gradients.add(self.value_coef * loss_v)
             self.update_metrics.add(new_logprobs.detach(), loss_p.detach(), loss_v.detach(), part)
+            self.kl.moved(new_logprobs.detach(), part)
         return self.scaled(batch, gradients.loss())
 
     def on_train_epoch_end(self) -> None:
         metrics = self.ppo_loop.finished_metrics() | self.update_metrics.finish(self.trainer.strategy.reduce)
         rates = {f"lr/{g['name']}": g["lr"] for g in self.trainer.optimizers[0].param_groups}
-        self.log_dict(metrics | rates | {"kl_coef": self.kl_coef}, batch_size=1)
+        self.log_dict(metrics | rates | self.kl.metrics(), batch_size=1)
         shown = {k.split("/")[1]: metrics[k] for k in ("rollout/score_mean", "rollout/kl") if k in metrics}
         self.log_dict(shown, prog_bar=True, logger=False, batch_size=1)
-
-    @property
-    def ppo_loop(self) -> PPOFitLoop:
-        """The loop of this run.
-
-        Raises:
-            UserError: The trainer runs its stock loop.
-        """
-        if not isinstance(self.trainer.fit_loop, PPOFitLoop):
-            raise UserError("PPOModule needs PPOFitLoop; call PPOFitLoop.attach(trainer) if you override setup().")
-        return self.trainer.fit_loop
+        self.end_if_over_budget()
 
     # -- artefact -----------------------------------------------------------------------------------------
 

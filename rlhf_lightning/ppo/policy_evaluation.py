@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rlhf_lightning.ppo.ema import PolicyEMA, weights_for
 from rlhf_lightning.ppo.loop import PPOFitLoop
 from rlhf_lightning.ppo.prompts import PromptBatch
 from rlhf_lightning.ppo.rollout import Rollout
@@ -24,6 +25,7 @@ class PolicyEvaluation(StageModule):
     """Samples responses to prompts and reports their scores; mixed into the module that trains the policy."""
 
     samples: SampleTable
+    ema: PolicyEMA | None
 
     def sample(self, batch: PromptBatch, purpose: str, iteration: int, progress: Progress | None = None) -> Rollout:
         """Sample the policy's responses to prompts, with random numbers that depend on the prompts' row numbers."""
@@ -46,8 +48,9 @@ class PolicyEvaluation(StageModule):
 
     def _evaluate(self, batch: PromptBatch, batch_idx: int, split: str) -> None:
         # The same random numbers at every validation, so that curves differ by the policy alone.
-        rollout = self.sample(batch, "validation", 0)
-        scored = self.score(batch, rollout)
+        with weights_for(self.ema, "evaluate_with"):
+            rollout = self.sample(batch, "validation", 0)
+            scored = self.score(batch, rollout)
         metrics = rollout_metrics(rollout, scored)
         named = {k.replace("rollout", split): v for k, v in metrics.items()}
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(rollout), sync_dist=True)
@@ -63,8 +66,9 @@ class PolicyEvaluation(StageModule):
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Prompt, response, score, kl (nats) and length (tokens) of sampled responses, and rewards by name."""
-        rollout = self.sample(batch, "predict", 0)
-        scored = self.score(batch, rollout)
+        with weights_for(self.ema, "evaluate_with"):
+            rollout = self.sample(batch, "predict", 0)
+            scored = self.score(batch, rollout)
         kl = torch.where(rollout.response_mask, scored.kl, 0.0).sum(1)
         rows = self.samples.rows(batch.texts, rollout, scored.scores, kl)
         parts = {f"reward/{name}": values.tolist() for name, values in scored.rewards.items()}

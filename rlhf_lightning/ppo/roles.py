@@ -62,6 +62,7 @@ class Roles(nn.Module):
         """
         super().__init__()
         self._trust = trust_remote_code
+        self._eos_id, self._first_eos = -1, 0
         self._backbones: dict[str, Backbone] = {}
         self._adapters: dict[str, str | None] = {}
         if lora is None:
@@ -140,6 +141,22 @@ class Roles(nn.Module):
                 parts["policy" if own else "value"].append(parameter)
         return parts
 
+    def rule_out_eos(self, eos_id: int, tokens: int) -> None:
+        """From now on `logprobs` are those of a policy (and a reference) that cannot end within the first tokens.
+
+        Args:
+            eos_id: EOS.
+            tokens: At the beginning of a response: `sampling.min_response_tokens`.
+        """
+        self._eos_id, self._first_eos = eos_id, tokens
+
+    def _excluded(self, mask: Tensor) -> Tensor | None:
+        """For each of the M response tokens what could not be drawn; None where everything could."""
+        if not self._first_eos:
+            return None
+        early = torch.arange(mask.shape[1], device=mask.device) < self._first_eos
+        return torch.where(early, self._eos_id, -1).expand_as(mask)[mask]
+
     @contextmanager
     def _active(self, role: RoleName) -> Iterator[Backbone]:
         backbone = self._backbones[role]
@@ -153,7 +170,8 @@ class Roles(nn.Module):
         with self._active(role) as backbone:
             hidden = backbone.hidden_ragged(rollout.sequences.tokens)[rollout.sequences.before]
             targets = rollout.response_ids[rollout.response_mask]
-            logprobs, entropy = token_logprobs(hidden, targets, backbone.unembed, temperature, with_entropy)
+            excluded = self._excluded(rollout.response_mask)
+            logprobs, entropy = token_logprobs(hidden, targets, backbone.unembed, temperature, with_entropy, excluded)
         return _scatter(logprobs, rollout.response_mask), _scatter(entropy, rollout.response_mask)
 
     def values(self, rollout: Rollout) -> Tensor:

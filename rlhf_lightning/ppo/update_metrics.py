@@ -15,7 +15,10 @@ NAMES = ("policy/loss", "policy/approx_kl", "policy/clip_frac", "value/loss")
 
 
 class UpdateMetrics:
-    """Means over the iteration's tokens, and the largest ratio. Splitting it into micro-batches changes none."""
+    """Means over the iteration's tokens, and the largest ratio. Splitting it into micro-batches changes none.
+
+    Minibatches that an early end of the update left out are not in them.
+    """
 
     def __init__(self, clip_range: float) -> None:
         """

@@ -84,7 +84,7 @@ class Batch:
         """See `decode`."""
         size, limit, device = len(prompt_ids), settings.max_response_tokens, prompt_ids.device
         self.lm, self.temperature, self.uniforms, self.lean = lm, settings.temperature, uniforms, lean
-        self.eos_id, self.pad_id = eos_id, pad_id
+        self.eos_id, self.pad_id, self.first_eos = eos_id, pad_id, settings.min_response_tokens
         self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask
         # Of all responses, [B, R]:
         self.response_ids = prompt_ids.new_full((size, limit), pad_id)
@@ -185,6 +185,8 @@ class Batch:
 
     def _sample(self, hidden: Tensor) -> None:
         logits = self.lm.get_output_embeddings()(hidden)
+        if self.first_eos:  # compared on the device: a recorded step runs at every position
+            logits[:, self.eos_id].masked_fill_(self.step < self.first_eos, -torch.inf)
         token, logprob = draw(logits, self.temperature, self.uniforms[self.rows, self.step], self._workspace(logits))
         place = (self.rows, self.step.expand_as(self.rows))
         self.response_ids.index_put_(place, torch.where(self.alive, token, self.pad_id))

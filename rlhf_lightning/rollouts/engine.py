@@ -109,7 +109,8 @@ class RolloutEngine(Protocol):
     """Samples responses from the weights of a role.
 
     All engines sample the same distribution: softmax of logits / temperature, no top-k, no top-p, no penalties;
-    a response ends with EOS, which belongs to it, or is cut after `max_response_tokens`.
+    a response ends with EOS, which belongs to it, or is cut after `max_response_tokens`. Within the first
+    `min_response_tokens` EOS has no probability.
     """
 
     def generate(

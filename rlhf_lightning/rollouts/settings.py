@@ -44,8 +44,14 @@ class SamplingSettings:
     cuda_graphs: bool = True
     """The native engine on a GPU replays recorded kernels instead of launching each anew."""
     vllm: VllmSettings = VllmSettings()
+    min_response_tokens: int = 0
+    """EOS is none of a response's first so many tokens: it has no probability there, in sampling as in the
+    log-probabilities of policy and reference that the update sees."""
 
     def __post_init__(self) -> None:
         check_number(f"{KEY}.max_response_tokens", self.max_response_tokens, at_least=1)
+        check_number(
+            f"{KEY}.min_response_tokens", self.min_response_tokens, at_least=0, at_most=self.max_response_tokens
+        )
         check_number(f"{KEY}.temperature", self.temperature, at_least=0)
         check_number(f"{KEY}.batch_size", self.batch_size, at_least=1)

@@ -58,6 +58,7 @@ def _answer(
         attention_mask=mask.long(),
         generation_config=GenerationConfig(
             max_new_tokens=settings.max_response_tokens,
+            min_new_tokens=settings.min_response_tokens or None,
             eos_token_id=request.eos_id,
             pad_token_id=request.pad_id,
             **sampling,

@@ -97,7 +97,7 @@ class VllmEngine:
         return self._vllm.SamplingParams(
             n=1,
             max_tokens=settings.max_response_tokens,
-            min_tokens=0,
+            min_tokens=settings.min_response_tokens,  # of all stop tokens
             temperature=settings.temperature,
             top_p=1.0,
             top_k=-1,

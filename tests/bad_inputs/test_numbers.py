@@ -40,6 +40,18 @@ MODEL: list[tuple[str, str, str, str]] = [
     ("ppo", "gamma", "1.01", "at least 0 and at most 1"),
     ("ppo", "gae_lambda", "1.5", "at least 0 and at most 1"),
     ("ppo", "missing_eos_penalty", "-1", AT_LEAST_0),
+    ("ppo", "sampling.min_response_tokens", "-1", "at least 0 and at most 12"),
+    ("ppo", "sampling.min_response_tokens", "13", "at least 0 and at most 12"),
+    ("ppo", "ending.missing_eos_score", ".nan", "must be a finite number"),
+    ("ppo", "ending.truncate_after", "-1", AT_LEAST_0),
+    ("ppo", "kl.target", "0", ABOVE_0),
+    ("ppo", "kl.horizon", "0", ABOVE_0),
+    ("ppo", "kl.stop_update", "0", ABOVE_0),
+    ("ppo", "kl.stop_update", "-0.1", ABOVE_0),
+    ("ppo", "kl.budget", "0", ABOVE_0),
+    ("ppo", "kl.budget", ".inf", "is inf"),
+    ("ppo", "ema.decay", "1", "at least 0 and below 1"),
+    ("ppo", "ema.decay", "-0.1", "at least 0 and below 1"),
     ("ppo", "memory.micro_batch_tokens", "0", AT_LEAST_1),
 ]
 DATA: list[tuple[str, str, str, str]] = [

@@ -45,6 +45,19 @@ def test_two_processes_make_the_steps_of_one(bench: Bench, stage: str, accumulat
     assert_close(bench.root / one.name, bench.root / two.name)
 
 
+@pytest.mark.parametrize("overlay", ["kl", "budget"])
+def test_limits_and_averages_are_those_of_one(bench: Bench, overlay: str) -> None:
+    """Which minibatches make no step, the coefficient, and when the run ends, are decided over all processes."""
+    common = ("--config", "{overlays}/" + f"{overlay}.yaml", *SMOOTH)
+    one = Scenario(f"{overlay}-1", "ppo", common)
+    two = Scenario(f"{overlay}-2", "ppo", (*common, *TWO))
+    bench.finish(one, one.name)
+    bench.finish(two, two.name)
+    assert_close(bench.root / one.name, bench.root / two.name)
+    skipped = [v for (tag, _), v in scalars(bench.root / one.name).items() if tag == "policy/skipped_minibatches"]
+    assert any(skipped)
+
+
 def assert_close(run: Path, other: Path) -> None:
     one, two = weights(run), weights(other)
     assert one.keys() == two.keys()

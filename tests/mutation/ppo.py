@@ -5,6 +5,9 @@ from __future__ import annotations
 from tests.mutation.mutation import table
 
 PPO = "tests/references/test_ppo_formulas.py"
+CONTROLLER = "tests/ppo/test_kl_control.py::test_the_controller_by_hand"
+ENDING = "tests/ppo/test_ending.py"
+AVERAGE = "tests/ppo/test_ema.py"
 EXPERIENCE = "tests/ppo/test_experience.py"
 
 LOSSES = table(
@@ -171,6 +174,25 @@ KL = table(
     ),
     ("k3 with the wrong sign", "expm1(log_ratio) - log_ratio", "expm1(log_ratio) + log_ratio", "test_kl_estimators"),
     ("k3 without its -1", "torch.expm1(log_ratio)", "torch.exp(log_ratio)", "test_kl_estimators"),
+    ("another estimator", '"k2": kl_k2, "k3": kl_k3}', '"k2": kl_k3, "k3": kl_k2}', "test_kl_loss"),
+    (
+        "KL loss is a mean of a micro-batch",
+        "response_mask) / num_tokens",
+        "response_mask) / response_mask.sum()",
+        "test_kl_loss",
+    ),
+    ("KL loss of padding", "new = torch.where(response_mask, new_logprobs, 0.0)", "new = new_logprobs", "test_kl_loss"),
+    (
+        "KL loss of the reference's padding",
+        "reference = torch.where(response_mask, ref_logprobs, 0.0)",
+        "reference = ref_logprobs",
+        "test_kl_loss",
+    ),
+    ("controller the wrong way round", "(1 + error * responses", "(1 - error * responses", CONTROLLER),
+    ("error is not clipped above", "min(max(kl / target - 1, -0.2), 0.2)", "max(kl / target - 1, -0.2)", CONTROLLER),
+    ("error is not clipped below", "min(max(kl / target - 1, -0.2), 0.2)", "min(kl / target - 1, 0.2)", CONTROLLER),
+    ("absolute error", "kl / target - 1", "kl - target", CONTROLLER),
+    ("iterations for responses", "error * responses / horizon", "error / horizon", CONTROLLER),
     (
         "k3 loses its digits",
         "torch.expm1(log_ratio) - log_ratio",
@@ -265,4 +287,149 @@ BUFFER = table(
     ("length without micro-batches", "self.num_minibatches * self.accumulate", "self.num_minibatches", EPOCHS),
     ("columns of all rows", "[index, :width]", "[index]", TRIMMED),
     ("last columns", "[index, :width]", "[index, -width:]", TRIMMED),
+)
+
+CUT, MEANS = "test_a_response_is_cut_after_the_token", "test_scores_of_finished_and_of_truncated_responses"
+RULES = "test_rules_for_responses_without_an_end"
+ENDINGS = table(
+    "ppo/ending.py",
+    ENDING,
+    ("cut before the token", "ends.cumsum(1) - ends.long() == 0", "ends.cumsum(1) == 0", CUT),
+    ("cut after the second one", "ends.cumsum(1) - ends.long() == 0", "ends.cumsum(1) - ends.long() <= 1", CUT),
+    ("cut in padding", "(ids == token) & mask", "ids == token", CUT),
+    ("cut at any place", "ends[:, :after] = False", "ends[:, :0] = False", CUT),
+    ("cut one later", "ends[:, :after] = False", "ends[:, : after + 1] = False", CUT),
+    ("still truncated", "rollout.truncated & ~ends.any(1)", "rollout.truncated", CUT),
+    ("never truncated", "rollout.truncated & ~ends.any(1)", "~ends.any(1)", CUT),
+    ("tokens after the end", "torch.where(kept, ids[:, :width], pad_id)", "ids[:, :width]", CUT),
+    (
+        "log-probabilities after the end",
+        "torch.where(kept, rollout.sampler_logprobs[:, :width], 0.0)",
+        "rollout.sampler_logprobs[:, :width]",
+        CUT,
+    ),
+    ("nothing is cut", "if self.token is None:", "if self.token is not None:", "test_a_token_is_named_by_its_text"),
+    ("penalty where the score is replaced", '== "replace"', '!= "replace"', RULES),
+    (
+        "the finished are replaced",
+        "self.settings.missing_eos_score, scores)",
+        "scores, self.settings.missing_eos_score)",
+        RULES,
+    ),
+    (
+        "kinds are mixed up",
+        '("finished", ~truncated), ("truncated", truncated)',
+        '("finished", truncated), ("truncated", ~truncated)',
+        MEANS,
+    ),
+    ("means of nothing", "> 0:", ">= 0:", MEANS),
+)
+
+EMA = table(
+    "ppo/ema.py",
+    AVERAGE,
+    ("decay of the new", "1 - self.settings.decay)", "self.settings.decay)", "test_the_average_by_hand"),
+    ("average of its own precision", "p.detach().float().clone()", "p.detach().clone()", "test_the_average_is_float32"),
+    ("begins as the weights for ever", "p.detach().float().clone()", "p.detach().float()", "test_the_average_by_hand"),
+    ("weights are lost", "parameter.data = originals[name]", "pass", "test_weights_come_back_bit_for_bit"),
+    (
+        "lost after an error",
+        "        finally:\n",
+        "        except ZeroDivisionError:\n",
+        "test_weights_come_back_bit_for_bit",
+    ),
+    (
+        "never swapped in",
+        "parameter.data = self._average[name].to(parameter.device, parameter.dtype)",
+        "pass",
+        "test_weights_come_back_bit_for_bit",
+    ),
+    (
+        "begins anew on resume",
+        "        if not self._average:\n            self",
+        "        if True:\n            self",
+        "test_an_average_goes_on",
+    ),
+    (
+        "used for the other purpose",
+        "getattr(ema.settings, use)",
+        "ema.settings.export",
+        "test_each_use_has_its_weights",
+    ),
+)
+
+ONCE = "test_the_coefficient_changes_once_an_iteration_however_often_it_is_rolled_out"
+PLACE, LIMIT, BUDGET = (
+    "test_a_penalty_is_in_the_reward_or_in_the_loss",
+    "test_an_update_ends_beyond_its_limit",
+    "test_the_budget",
+)
+CONTROL = table(
+    "ppo/kl_control.py",
+    "tests/ppo/test_kl_control.py",
+    ("adapted at every rollout", "if iteration != self.iteration:", "if True:", ONCE),
+    ("never adapted", "self.iteration, self.coef = iteration, self._next_coef", "self.iteration = iteration", ONCE),
+    ("adapted from the next", "adapted(self.coef, kl", "adapted(self._next_coef, kl", ONCE),
+    (
+        "stopped for ever",
+        "self.stopped, self.skipped, self._moved = bool(self.exceeded)",
+        "self.stopped, self.skipped, self._moved = self.stopped",
+        LIMIT,
+    ),
+    (
+        "goes on beyond the budget",
+        "self.stopped, self.skipped, self._moved = bool(self.exceeded)",
+        "self.stopped, self.skipped, self._moved = False",
+        BUDGET,
+    ),
+    (
+        "reference by the first coefficient",
+        "needs_reference(self.coef)",
+        "needs_reference(1.0)",
+        "test_no_reference_without_a_penalty",
+    ),
+    (
+        "penalty in both places",
+        "if self.settings.in_loss or scored.ref_logprobs is None:",
+        "if scored.ref_logprobs is None:",
+        PLACE,
+    ),
+    ("reference is always kept", "scored.ref_logprobs if self.settings.in_loss and", "scored.ref_logprobs if", PLACE),
+    ("loss without its coefficient", "return self.coef * kl_loss", "return kl_loss", PLACE),
+    (
+        "distance of padding",
+        "masked_sum(kl_k2(new_logprobs, batch.experience.logprobs), mask)",
+        "kl_k2(new_logprobs, batch.experience.logprobs).sum()",
+        LIMIT,
+    ),
+    (
+        "distance of the last part alone",
+        "k2 if self._moved is None else self._moved + k2",
+        "k2",
+        "test_an_update_ends_by_all_parts_of_a_step",
+    ),
+    ("distance of this process alone", "float(reduce(self._moved))", "float(self._moved)", LIMIT),
+    ("distance of a sum", "/ max(self._num_tokens, 1.0)", "", LIMIT),
+    (
+        "one step alone is skipped",
+        "self.skipped += self.stopped\n        return self.stopped",
+        "self.skipped += self.stopped\n        return self.stopped and self.skipped == 1",
+        LIMIT,
+    ),
+    (
+        "infinity is a distance",
+        "math.isfinite(moved) and moved",
+        "moved",
+        "test_what_is_not_finite_is_left_to_the_guard",
+    ),
+    ("next coefficient in the metrics", '{"kl_coef": self.coef}', '{"kl_coef": self._next_coef}', ONCE),
+    ("budget on everything", "self.settings.budget_on != where or ", "", BUDGET),
+    ("at the budget", "if kl <= budget:", "if kl < budget:", BUDGET),
+    ("the budget stops no step", "        self.stopped = True\n        return False", "        return False", BUDGET),
+    (
+        "one parameter without gradient",
+        "for p in parameters])",
+        "for p in parameters[1:]])",
+        "test_no_loss_has_a_gradient_of_zero_for_every_parameter",
+    ),
 )

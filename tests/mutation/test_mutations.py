@@ -28,6 +28,9 @@ NOT_MATHS = {
     "generate",
     "_weight",  # of quantized layers: tested where bitsandbytes is installed
     "_single_node",
+    "_numbers",
+    "load_state_dict",
+    "state_dict",
     "keep_few_products",
     "_base",
     "stacked",

@@ -19,7 +19,7 @@ def experience() -> Experience:
     prompt_mask = torch.tensor([[t >= width_p - n for t in range(width_p)] for n in PROMPTS])
     response_mask = torch.tensor([[t < n for t in range(width_r)] for n in RESPONSES])
     place = 10 * torch.arange(3).unsqueeze(1) + torch.arange(width_r)
-    numbers = [torch.where(response_mask, place + 100.0 * k, 0.0) for k in range(4)]
+    numbers = [torch.where(response_mask, place + 100.0 * k, 0.0) for k in range(5)]
     prompt_ids = 10 * torch.arange(3).unsqueeze(1) + torch.arange(width_p)
     rollout = Rollout(prompt_ids, prompt_mask, place, response_mask, torch.tensor([False, True, False]), place / 10)
     return Experience(rollout, *numbers)

@@ -73,6 +73,11 @@ def kl(logprobs: Rows, ref_logprobs: Rows, estimator: str) -> Rows:
     return out
 
 
+def kl_loss(new: Rows, reference: Rows, estimator: str, num_tokens: float) -> Tensor:
+    """The estimate of every token, as a mean over the tokens of an optimizer step."""
+    return total(flat(kl(new, reference, estimator))) / num_tokens
+
+
 def token_rewards(scores: list[Tensor], kl: Rows, beta: float) -> Rows:
     """§3.5: "a per-token KL penalty at each token"; the reward model's score ends the episode (Eq. 2)."""
     out = []

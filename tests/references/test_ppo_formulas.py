@@ -13,7 +13,7 @@ from torch import Tensor
 from rlhf_lightning.masked import masked_mean, masked_moments, masked_sum, whiten
 from rlhf_lightning.ppo.advantages import gae
 from rlhf_lightning.ppo.buffer import explained_variance
-from rlhf_lightning.ppo.kl import kl_k1, kl_k2, kl_k3
+from rlhf_lightning.ppo.kl import Estimator, kl_k1, kl_k2, kl_k3, kl_loss
 from rlhf_lightning.ppo.loss import policy_loss, ptx_loss, value_loss
 from rlhf_lightning.ppo.rewards import penalize_missing_eos, token_rewards
 from tests.references import ppo_formulas as formulas
@@ -62,6 +62,18 @@ def test_kl_estimators(name: str, estimator: object) -> None:
         )
 
     run()
+
+
+@fast
+@given(batches(), st.sampled_from(["k1", "k2", "k3"]))
+def test_kl_loss(batch: Batch, estimator: Estimator) -> None:
+    n = batch.num_tokens
+    assert_agree(
+        batch,
+        2,
+        lambda mask, new, reference: kl_loss(estimator, new, reference, mask, n),
+        lambda new, reference: formulas.kl_loss(new, reference, estimator, n),
+    )
 
 
 def test_kl_estimators_have_the_divergence_as_their_expectation() -> None:

@@ -102,6 +102,31 @@ def test_token_logprobs(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     run()
 
 
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
+@pytest.mark.parametrize("chunk", [2, 256])
+def test_a_token_that_could_not_be_drawn(frozen: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a float64 softmax over the other tokens: values, entropies and gradients, at a temperature."""
+    monkeypatch.setattr(logprobs_module, "chunk_rows", lambda device: chunk)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(5, 3, generator=generator), torch.randn(4, 3, generator=generator)
+    targets, excluded = torch.tensor([0, 1, 3, 0, 2]), torch.tensor([3, 3, -1, -1, 0])
+    layer = torch.nn.Linear(3, 4, bias=False).requires_grad_(not frozen)
+    layer.weight.data.copy_(weight)
+    x, exact = hidden.clone().requires_grad_(), hidden.double().requires_grad_()
+    found, entropy = token_logprobs(x, targets, layer, 0.7, excluded=excluded)
+    logits = exact @ weight.double().T / 0.7
+    for row, (target, without) in enumerate(zip(targets.tolist(), excluded.tolist(), strict=True)):
+        log_p = logits[row, [v for v in range(4) if v != without]].log_softmax(0)
+        place = target - (0 <= without < target)
+        assert found[row].item() == pytest.approx(log_p[place].item(), abs=1e-6)
+        assert entropy[row].item() == pytest.approx(-(log_p.exp() * log_p).sum().item(), abs=1e-6)
+        (log_p[place] * (row + 1)).backward(retain_graph=True)
+    (found * torch.arange(1, 6)).sum().backward()
+    assert x.grad is not None
+    assert exact.grad is not None
+    assert torch.allclose(x.grad.double(), exact.grad, atol=1e-5)
+
+
 def test_logits_are_computed_again_in_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that memory does not grow with the rows; without gradients they are computed once."""
     monkeypatch.setattr(logprobs_module, "chunk_rows", lambda device: 2)

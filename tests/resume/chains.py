@@ -36,6 +36,8 @@ SCENARIOS = (
     Scenario("ppo-iteration-ends", "ppo"),
     Scenario("ppo-every-step", "ppo", ("--config", "{overlays}/every_step.yaml")),
     Scenario("ppo-accumulation", "ppo", ("--config", "{overlays}/every_step.yaml", "--config", "{overlays}/ppo.yaml")),
+    Scenario("ppo-kl-and-average", "ppo", ("--config", "{overlays}/every_step.yaml", "--config", "{overlays}/kl.yaml")),
+    Scenario("ppo-budget", "ppo", ("--config", "{overlays}/every_step.yaml", "--config", "{overlays}/budget.yaml")),
     Scenario("sft-two-processes", "sft", ("--config", "{overlays}/two_processes.yaml")),
     Scenario("ppo-two-processes", "ppo", ("--config", "{overlays}/two_processes.yaml")),
     Scenario("ppo-stock-checkpoints", "ppo", ("--config", "{overlays}/stock_checkpoints.yaml")),

@@ -50,7 +50,7 @@ def request(rows: int, purpose: str = "rollout") -> Request:
 
 
 @torch.no_grad()
-def exact(lm: Any, prompt: list[int], temperature: float) -> dict[tuple[int, ...], float]:
+def exact(lm: Any, prompt: list[int], temperature: float, first_eos: int = 0) -> dict[tuple[int, ...], float]:
     """Probability of every response there is."""
     found: dict[tuple[int, ...], float] = {}
     for tokens in product(range(VOCABULARY), repeat=LIMIT):
@@ -58,6 +58,7 @@ def exact(lm: Any, prompt: list[int], temperature: float) -> dict[tuple[int, ...
         response = tokens[:end]
         if response not in found:
             logits = lm(input_ids=torch.tensor([[*prompt, *response]])).logits[0].double() / temperature
+            logits[len(prompt) - 1 : len(prompt) - 1 + first_eos, EOS] = -math.inf
             logprobs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
             found[response] = math.exp(sum(float(logprobs[i, t]) for i, t in enumerate(response)))
     assert math.isclose(sum(found.values()), 1, abs_tol=1e-6)
@@ -68,17 +69,17 @@ def responses(out: Generated) -> list[tuple[int, ...]]:
     return [tuple(ids[mask].tolist()) for ids, mask in zip(out.response_ids, out.response_mask, strict=True)]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize(("temperature", "first_eos"), [(1.0, 0), (0.7, 0), (0.7, 2), (1.0, LIMIT)])
 @pytest.mark.parametrize("name", ENGINES)
-def test_an_engine_samples_the_models_distribution(name: EngineName, temperature: float) -> None:
+def test_an_engine_samples_the_models_distribution(name: EngineName, temperature: float, first_eos: int) -> None:
     """Chi-square over whole responses, EOS and lengths included; 5 standard deviations of the statistic."""
     backbone, rows = model(), 20_000
-    settings = SamplingSettings(LIMIT, temperature, batch_size=10_000, engine=name)
+    settings = SamplingSettings(LIMIT, temperature, batch_size=10_000, engine=name, min_response_tokens=first_eos)
     out = build_engine(settings).generate(backbone, None, request(rows), settings)
     sampled = responses(out)
     for number, prompt in enumerate(([1, 2], [4, 5, 1])):
-        expected = exact(backbone.lm, prompt, temperature)
-        counts = dict.fromkeys(expected, 0)
+        expected = {r: p for r, p in exact(backbone.lm, prompt, temperature, first_eos).items() if p > 0}
+        counts = dict.fromkeys(expected, 0)  # what has no probability must not come: a KeyError
         for response in sampled[number::2]:
             counts[response] += 1
         statistic, cells, rare_count, rare_expected = 0.0, 0, 0, 0.0
@@ -93,16 +94,18 @@ def test_an_engine_samples_the_models_distribution(name: EngineName, temperature
         assert statistic < cells + 5 * math.sqrt(2 * cells)
 
 
+@pytest.mark.parametrize("first_eos", [0, 2])
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
 @pytest.mark.parametrize("name", ENGINES)
-def test_log_probabilities_are_those_of_a_plain_forward(name: EngineName, temperature: float) -> None:
+def test_log_probabilities_are_those_of_a_plain_forward(name: EngineName, temperature: float, first_eos: int) -> None:
     backbone = model()
-    settings = SamplingSettings(LIMIT, temperature, engine=name)
+    settings = SamplingSettings(LIMIT, temperature, engine=name, min_response_tokens=first_eos)
     out = build_engine(settings).generate(backbone, None, request(40), settings)
     prompts = [[1, 2], [4, 5, 1]] * 20
     for row, response in enumerate(responses(out)):
         with torch.no_grad():
             logits = backbone.lm(input_ids=torch.tensor([[*prompts[row], *response]])).logits[0]
+        logits[len(prompts[row]) - 1 : len(prompts[row]) - 1 + first_eos, EOS] = -math.inf
         expected = (logits / (temperature or 1.0)).log_softmax(-1)[len(prompts[row]) - 1 : -1]
         expected = expected.gather(1, torch.tensor(response).unsqueeze(1)).squeeze(1)
         assert torch.allclose(out.logprobs[row][out.response_mask[row]], expected, atol=1e-5)

@@ -61,6 +61,14 @@ def test_responses_end_with_eos_or_at_the_limit(calls: list[tuple[str, Any]]) ->
         assert out.logprobs.tolist() == [[-0.5, -1.5][:limit]] * 2
 
 
+def test_it_is_asked_for_a_minimum_length(calls: list[tuple[str, Any]]) -> None:
+    for least in (0, 3):
+        settings = SamplingSettings(5, engine="vllm", min_response_tokens=least)
+        build_engine(settings).generate(model(), None, request(2), settings)
+        (_, params) = [c[1] for c in calls if c[0] == "generate"][-1]
+        assert [one["min_tokens"] for one in params] == [least, least]
+
+
 def test_sampling_is_plain_and_seeded_by_row(calls: list[tuple[str, Any]]) -> None:
     settings = SamplingSettings(5, 0.7, engine="vllm", vllm=VllmSettings(memory_fraction=0.3, max_model_len=40))
     build_engine(settings).generate(model(), None, request(4), settings)

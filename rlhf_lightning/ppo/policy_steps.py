@@ -1,0 +1,166 @@
+"""What PPO does around optimizer steps and at the ends of iterations: KL limits, the KL budget and the average."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_lightning.datamodule import StageDataModule
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.ppo.ema import PolicyEMA, weights_for
+from rlhf_lightning.ppo.kl_control import KLControl
+from rlhf_lightning.ppo.kl_settings import KEY
+from rlhf_lightning.ppo.loop import PPOFitLoop
+from rlhf_lightning.ppo.policy_evaluation import PolicyEvaluation
+from rlhf_lightning.ppo.roles import Roles
+
+
+class PolicySteps(PolicyEvaluation):
+    """Skips steps beyond the KL limit, averages weights after steps, and gives up what is beyond the KL budget."""
+
+    roles: Roles
+    kl: KLControl
+
+    @property
+    def ppo_loop(self) -> PPOFitLoop:
+        """The loop of this run.
+
+        Raises:
+            UserError: The trainer runs its stock loop.
+        """
+        if not isinstance(self.trainer.fit_loop, PPOFitLoop):
+            raise UserError("PPOModule needs PPOFitLoop; call PPOFitLoop.attach(trainer) if you override setup().")
+        return self.trainer.fit_loop
+
+    def control_steps(self, kl: KLControl, ema: PolicyEMA | None) -> None:
+        """Take the controls and have their state saved; called by the constructor.
+
+        Args:
+            kl: Coefficient, limits and budget.
+            ema: The average of the policy's weights, if there is to be one.
+        """
+        self.kl, self.ema = kl, ema
+        self._within_budget: dict[str, Any] = {}
+        self.run_state.register("kl", kl.state_dict, kl.load_state_dict)
+        if ema is not None:
+            self.run_state.register("ema", ema.state_dict, ema.load_state_dict)
+        if kl.settings.budget is not None:
+            self.run_state.register("kl_budget", lambda: self._within_budget, self._within_budget.update)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self._require_measurements()
+
+    def policy_parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained of the policy, by name."""
+        own = {id(p) for p in self.roles.trainable_parts()["policy"]}
+        return {n: p for n, p in self.trainable().items() if id(p) in own}
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.ema is not None:
+            self.ema.start()
+        if self.kl.settings.budget is not None and not self._within_budget:
+            self._keep_policy()
+
+    def _require_measurements(self) -> None:
+        """
+        Raises:
+            UserError: The budget is compared with validations, and there are none.
+        """
+        settings, data = self.kl.settings, getattr(self.trainer, "datamodule", None)
+        without = isinstance(data, StageDataModule) and data.sources.get("val") is None
+        measured = self.trainer.enable_validation and not without
+        if settings.budget is not None and settings.budget_on == "validation" and not measured:
+            raise UserError(
+                f"{KEY}.budget_on is validation, and this run has none. Give data.init_args.val and leave "
+                f"trainer.limit_val_batches above 0, or set {KEY}.budget_on to rollout."
+            )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        saved = checkpoint["rlhf_lightning"]["state"].get("ema")
+        if self.trainer.state.fn != "fit" and self.ema is not None and saved is not None:
+            self.ema.load_state_dict(saved["shared"])
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.kl.skips_step(self.reduce_sum):
+            for parameter in self.trainable().values():
+                parameter.grad = None  # optimizers pass over parameters without one, state included
+        super().on_before_optimizer_step(optimizer)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None and any(p.grad is not None for p in self.trainable().values()):
+            self.ema.update()
+        if self.kl.exceeded:
+            self._put_policy_back()
+
+    # -- the budget -------------------------------------------------------------------------------------------
+
+    def rollout_measured(self, metrics: Mapping[str, float], iteration: int) -> None:
+        """What follows from the KL of an iteration's rollout.
+
+        Args:
+            metrics: The `rollout/*` metrics, over all processes.
+            iteration: From 0.
+        """
+        if (kl := metrics.get("rollout/kl")) is not None:
+            self.kl.measured(kl, self.ppo_loop.plan.num_rows)
+            self.check_budget("rollout", kl, f"in the rollout of iteration {iteration}")
+
+    def check_budget(self, where: str, kl: float, when: str) -> None:
+        """Keep the policy if its KL is within the budget; end the run if not.
+
+        Args:
+            where: "rollout" or "validation".
+            kl: Nats per response.
+            when: For the message.
+        """
+        within = self.kl.within_budget(where, kl, when)
+        if within:
+            self._keep_policy()
+        elif within is False and self.trainer.is_global_zero:
+            print(f"\n{self.kl.exceeded}", flush=True)
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        wanted = self.kl.settings.budget is not None and self.kl.settings.budget_on == "validation"
+        if wanted and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            kl = float(self.trainer.callback_metrics["val/kl"])
+            self.check_budget("validation", kl, f"in the validation after step {self.trainer.global_step}")
+
+    def end_if_over_budget(self) -> None:
+        """At an iteration's end: the run goes no further."""
+        if self.kl.exceeded:
+            self._put_policy_back()
+            self.trainer.should_stop = True
+
+    def _keep_policy(self) -> None:
+        def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}
+
+        self._within_budget["weights"] = copies(dict(self.policy_parameters()))
+        if self.ema is not None:
+            self._within_budget["ema"] = copies(self.ema.state_dict()["average"])
+
+    @torch.no_grad()
+    def _put_policy_back(self) -> None:
+        for name, parameter in self.policy_parameters().items():
+            parameter.copy_(self._within_budget["weights"][name])
+        if self.ema is not None:
+            self.ema.load_state_dict({"average": self._within_budget["ema"]})
+            self.ema.start()
+
+    # -- artefact ---------------------------------------------------------------------------------------------
+
+    def write_artefact(self, directory: Path) -> None:
+        with weights_for(self.ema, "export"):
+            super().write_artefact(directory)
