@@ -10,6 +10,8 @@ The weights are copies with the adapter merged in, as many as merging needs anyw
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +56,44 @@ class LeanDecoder:
         self.embed, self.rotary = lm.get_input_embeddings(), lm.base_model.rotary_emb
         self.norm = lm.base_model.norm.weight.detach().unsqueeze(1)
         self.dtype: torch.dtype = torch.get_autocast_dtype("cpu") if autocast else self.embed.weight.dtype
-        self.layers = [_copied(layer, adapter, self.dtype) for layer in lm.base_model.layers]
+        self._places: list[tuple[nn.Linear, Tensor]] = []
+        """The model's own linear layers and their merged weights, parts of the copies."""
+        self.layers = [self._copied(layer, adapter) for layer in lm.base_model.layers]
         self.buffers: list[Tensor] = []
+
+    @contextmanager
+    def in_model(self) -> Iterator[None]:
+        """Run a block in which the model itself has the merged weights; its adapters must be off."""
+        before = [layer.weight.data for layer, _ in self._places]
+        for layer, merged in self._places:
+            layer.weight.data = merged
+        try:
+            yield
+        finally:
+            for (layer, _), weight in zip(self._places, before, strict=True):
+                layer.weight.data = weight
+
+    def _copied(self, layer: Any, adapter: str | None) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+
+        def stacked(*projections: Any) -> Tensor:
+            weights = [_base(p).weight for p in projections]
+            out = torch.empty(sum(len(w) for w in weights), weights[0].shape[1], dtype=self.dtype)
+            for projection, part in zip(projections, out.split([len(w) for w in weights]), strict=True):
+                _merge_into(part, projection, adapter)
+                self._places.append((_base(projection), part))
+            return out
+
+        biases = [_base(p).bias for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        return _Layer(
+            qkv=stacked(attention.q_proj, attention.k_proj, attention.v_proj),
+            qkv_bias=None if biases[0] is None else torch.cat(biases).detach().to(self.dtype).unsqueeze(1),
+            out=stacked(attention.o_proj),
+            gate_up=stacked(mlp.gate_proj, mlp.up_proj),
+            down=stacked(mlp.down_proj),
+            attention_norm=layer.input_layernorm.weight.detach().unsqueeze(1),
+            mlp_norm=layer.post_attention_layernorm.weight.detach().unsqueeze(1),
+        )
 
     def read(self, cache: Cache, rows: Tensor, columns: int) -> None:
         """Take over the keys and values of prompts.
@@ -128,28 +166,6 @@ class LeanDecoder:
         queries = rotated[:heads].permute(2, 0, 1).contiguous().view(-1, groups, heads // groups, size)
         out = F.scaled_dot_product_attention(queries, buffer[:, :groups], buffer[:, groups:], attn_mask=bias)
         return out.reshape(-1, heads * size)
-
-
-def _copied(layer: Any, adapter: str | None, dtype: torch.dtype) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-
-    def stacked(*projections: Any) -> Tensor:
-        weights = [_base(p).weight for p in projections]
-        out = torch.empty(sum(len(w) for w in weights), weights[0].shape[1], dtype=dtype)
-        for projection, part in zip(projections, out.split([len(w) for w in weights]), strict=True):
-            _merge_into(part, projection, adapter)
-        return out
-
-    biases = [_base(p).bias for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
-    return _Layer(
-        qkv=stacked(attention.q_proj, attention.k_proj, attention.v_proj),
-        qkv_bias=None if biases[0] is None else torch.cat(biases).detach().to(dtype).unsqueeze(1),
-        out=stacked(attention.o_proj),
-        gate_up=stacked(mlp.gate_proj, mlp.up_proj),
-        down=stacked(mlp.down_proj),
-        attention_norm=layer.input_layernorm.weight.detach().unsqueeze(1),
-        mlp_norm=layer.post_attention_layernorm.weight.detach().unsqueeze(1),
-    )
 
 
 def _base(projection: Any) -> Any:

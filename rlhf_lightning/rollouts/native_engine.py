@@ -45,12 +45,12 @@ class NativeEngine:
 
     @contextmanager
     def _weights(self, backbone: Backbone, adapter: str | None) -> Iterator[LeanDecoder | None]:
-        """Bring the adapter into the weights: into copies, where a lean decoder has them, else into the model's own."""
-        with backbone.using(adapter):
-            lean = self._lean_decoder(backbone, adapter)
-            if lean:
+        """Bring the adapter into the weights, for decoding in the model or with copies of them."""
+        lean = self._lean_decoder(backbone, adapter)
+        if lean:
+            with backbone.using(None), lean.in_model():  # for the prompts
                 yield lean
-        if lean is None:
+        else:
             with backbone.merged(adapter):
                 yield None
 
@@ -59,5 +59,6 @@ class NativeEngine:
             return None
         decoder = LeanDecoder(backbone.lm, adapter)
         if backbone not in self._lean:
-            self._lean[backbone] = agrees(backbone.lm, decoder)
+            with backbone.using(adapter):
+                self._lean[backbone] = agrees(backbone.lm, decoder)
         return decoder if self._lean[backbone] else None
