@@ -69,7 +69,7 @@ class Bench:
         args += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
         if scenario.stage == "reward":
             args += ["--model.init_args.init_from", str(self.root / "sft")]
-        if scenario.stage == "ppo":
+        if scenario.stage.startswith("ppo"):
             args += ["--model.init_args.policy_from", str(self.root / "sft")]
             args += ["--model.init_args.reward_from", str(self.root / "reward")]
         return args
