@@ -155,11 +155,15 @@ class StageDataModule(L.LightningDataModule):
         """Items to one batch."""
         raise NotImplementedError
 
+    def training_row(self, epoch: int, number: int) -> int:
+        """Which of the training items is an epoch's `number`-th, before shuffling."""
+        return number
+
     def train_dataloader(self) -> Any:
         assert self.trainer is not None
         items, trainer = self.items["train"], self.trainer
         sampler = ResumableSampler(
-            len(items), self.batch_size, self.seed, rank=trainer.global_rank, world_size=trainer.world_size
+            len(items), self.batch_size, self.seed, trainer.global_rank, trainer.world_size, self.training_row
         )
         loader: DataLoader[Any] = DataLoader(
             items,  # type: ignore[arg-type]

@@ -86,9 +86,13 @@ class PretrainingText:
             )
         return int(self._order[1][place])
 
+    def tokens(self, position: int) -> list[int]:
+        """The sequence at a position."""
+        return self.sequences[self.number(position)].ids
+
     def ids(self, positions: Iterable[int]) -> Tensor:
         """The sequences at some positions, [n, T]."""
-        rows = [self.sequences[self.number(p)].ids for p in positions]
+        rows = [self.tokens(p) for p in positions]
         return torch.tensor(rows, dtype=torch.long).view(len(rows), self.length)
 
 
