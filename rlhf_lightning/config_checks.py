@@ -13,7 +13,7 @@ import yaml
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.errors import UserError
 
-_NESTED = ("optimizer", "schedule", "sampling", "kl", "ending")
+_NESTED = ("optimizer", "schedule", "sampling", "kl", "ending", "ptx")
 
 
 def check_files(args: Sequence[str] | None) -> None:

@@ -125,7 +125,7 @@ class StageDataModule(L.LightningDataModule):
         items = ItemStore(item, self._tokenized(name, stream, tokenize))
         self.limits.report(name)
         require_rows(items, key)
-        self._record(name, files, stream, len(items))
+        self.record(name, files, stream, len(items))
         return items
 
     def _tokenized(self, name: str, rows: RowStream[T], tokenize: Callable[[T], Item | None]) -> Iterator[Item]:
@@ -140,7 +140,8 @@ class StageDataModule(L.LightningDataModule):
         """Splits that have files and have not been read yet."""
         return [name for name, files in self.sources.items() if files is not None and name not in self.items]
 
-    def _record(self, name: str, files: str | Sequence[str], stream: RowStream[Any], kept: int) -> None:
+    def record(self, name: str, files: str | Sequence[str], stream: RowStream[Any], kept: int) -> None:
+        """Note where the rows of a split came from, for `provenance`."""
         self._provenance[name] = {
             "files": [files] if isinstance(files, str) else list(files),
             "rows": kept,
@@ -154,11 +155,15 @@ class StageDataModule(L.LightningDataModule):
         """Items to one batch."""
         raise NotImplementedError
 
+    def training_row(self, epoch: int, number: int) -> int:
+        """Which of the training items is an epoch's `number`-th, before shuffling."""
+        return number
+
     def train_dataloader(self) -> Any:
         assert self.trainer is not None
         items, trainer = self.items["train"], self.trainer
         sampler = ResumableSampler(
-            len(items), self.batch_size, self.seed, rank=trainer.global_rank, world_size=trainer.world_size
+            len(items), self.batch_size, self.seed, trainer.global_rank, trainer.world_size, self.training_row
         )
         loader: DataLoader[Any] = DataLoader(
             items,  # type: ignore[arg-type]

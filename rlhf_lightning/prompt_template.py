@@ -59,6 +59,10 @@ class PromptTemplate:
         """Token ids of a whole response, EOS included."""
         return [*self._encode_text(response), self.eos_id]
 
+    def encode_document(self, text: str) -> list[int]:
+        """Token ids of pretraining text, which no template belongs to, and EOS."""
+        return [*self._encode_text(text), self.eos_id]
+
     def encode_conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Token ids of a conversation and, for each, whether it is part of an assistant turn (its EOS included).
 

@@ -49,7 +49,7 @@ class TinyRuns:
         args += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
         if stage == "reward":
             args += ["--model.init_args.init_from", str(self.root / "sft")]
-        if stage == "ppo":
+        if stage in ("ppo", "ppo_ptx"):
             args += ["--model.init_args.policy_from", str(self.root / "sft")]
             args += ["--model.init_args.reward_from", str(self.root / "reward")]
         return [*args, *extra]

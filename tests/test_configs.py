@@ -33,7 +33,7 @@ def test_overlay_parses(path: Path) -> None:
 @pytest.mark.parametrize("path", STAGES, ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_data_files_of_a_config_ship_with_it(path: Path) -> None:
     data = yaml.safe_load(path.read_text())["data"]["init_args"]
-    for key in ("train", "val", "demonstrations"):
+    for key in ("train", "val", "demonstrations", "pretrain"):
         name = data.get(key)
         if isinstance(name, str) and name.startswith("configs/"):
             assert (ROOT / name).is_file(), name

@@ -59,6 +59,22 @@ class EarlyBackward:
         loss = loss.detach()
         self.total = loss if self.total is None else self.total + loss
 
+    @property
+    def gradients(self) -> list[Tensor | None]:
+        """The sums so far, by parameter; None where no part has one."""
+        return self._gradients
+
+    def include(self, other: EarlyBackward) -> None:
+        """Count in all parts of another sum over the same parameters, which keeps what it has."""
+        for i, gradient in enumerate(other.gradients):
+            held = self._gradients[i]
+            if held is None:
+                self._gradients[i] = None if gradient is None else gradient.clone()
+            elif gradient is not None:
+                held.add_(gradient)
+        if other.total is not None:
+            self.total = other.total if self.total is None else self.total + other.total
+
     def loss(self) -> Tensor:
         """The sum, as a scalar to call `backward` on once."""
         assert self.total is not None, "no part was added"

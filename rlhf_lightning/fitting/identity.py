@@ -10,7 +10,7 @@ from typing import Any
 from rlhf_lightning.errors import UserError
 
 FLAG = "resume_with_changes"
-_BY_CONTENT = {"base_model", "init_from", "policy_from", "reward_from", "train", "val", "demonstrations"}
+_BY_CONTENT = {"base_model", "init_from", "policy_from", "reward_from", "train", "val", "demonstrations", "pretrain"}
 """Arguments that name files: what is in them is compared, not where they are."""
 _WITHOUT_EFFECT = {"trust_remote_code", "num_workers", "self"}
 

@@ -20,7 +20,15 @@ class ResumableSampler(Sampler[int]):
     the steps that one makes. An epoch's last batch may be smaller; with fewer rows than processes, rows are repeated.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        row: Callable[[int, int], int] = lambda epoch, number: number,
+    ) -> None:
         """
         Args:
             size: Rows of the data.
@@ -28,7 +36,9 @@ class ResumableSampler(Sampler[int]):
             seed: Seed of the order.
             rank: Number of this process.
             world_size: Number of processes.
+            row: The row of the data from epoch and number; only where epochs do not all have the same rows.
         """
+        self._row = row
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.epoch, self.start = 0, 0
@@ -43,7 +53,8 @@ class ResumableSampler(Sampler[int]):
         for first in range(self.start * together, self.size, together):
             rows = order[first : first + together]
             padded = [rows[i % len(rows)] for i in range(max(len(rows), self.world_size))]
-            yield from padded[self.rank :: self.world_size]
+            for number in padded[self.rank :: self.world_size]:
+                yield self._row(self.epoch, number)
 
     def __len__(self) -> int:
         """Rows of a whole epoch on this process."""

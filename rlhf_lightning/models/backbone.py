@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def load_causal_lm(
     key: str = "model.init_args.base_model",
     trust_remote_code: bool = False,
     bits: Bits | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Any:
     """A causal language model from safetensors in a directory or on the Hub, in evaluation mode.
 
@@ -78,6 +79,7 @@ def load_causal_lm(
         key: Configuration key to name in an error.
         trust_remote_code: Run code that comes with the model.
         bits: Keep its linear layers in so many bits, frozen; `dtype` is then that of the rest and of products.
+        config: Fields of its configuration to change.
 
     Raises:
         UserError: It cannot be loaded; the message names `key`.
@@ -93,6 +95,7 @@ def load_causal_lm(
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             **quantized,
+            **(config or {}),
         )
     except Exception as error:
         raise UserError(f"{key}: cannot load a causal LM from {name!r}: {brief(error)}. {remedy(name)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,20 @@ def base_dtype(precision: str, lora: LoraSettings | None) -> torch.dtype:
 
 
 def build_backbone(
-    source: Source, lora: LoraSettings | None, dtype: torch.dtype, key: str, trust_remote_code: bool = False
+    source: Source,
+    lora: LoraSettings | None,
+    dtype: torch.dtype,
+    key: str,
+    trust_remote_code: bool = False,
+    config: Mapping[str, Any] | None = None,
 ) -> Backbone:
     """A backbone whose trainable part starts at `source`: its adapter (or a fresh one), or all its weights.
 
     An adapter that `source` already has is continued with its own rank and targets; `lora` then only decides
-    that there is one. With `lora` None it is merged into the weights, which are all trained.
+    that there is one. With `lora` None it is merged into the weights, which are all trained. `config` has fields of the
+    model's configuration to change.
     """
-    lm = load_causal_lm(source.model, dtype, key, trust_remote_code, lora.base_bits if lora else None)
+    lm = load_causal_lm(source.model, dtype, key, trust_remote_code, lora.base_bits if lora else None, config)
     if lora is None:
         return Backbone(merge_into(lm, source, key) if source.adapter else lm, freeze=False)
     backbone = Backbone(lm)

@@ -66,16 +66,25 @@ def load_limits(name: str, key: str, trust_remote_code: bool = False) -> ModelLi
     Raises:
         UserError: There is none, or it is not that of a language model.
     """
-    from transformers import AutoConfig
-
-    try:
-        config: Any = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers, huggingface_hub and json each have their own
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{key}: cannot read the configuration of {name!r}: {reason[:250]}") from error
+    config = load_config(name, key, trust_remote_code)
     text = config.get_text_config()
     vocabulary = getattr(text, "vocab_size", None)
     if vocabulary is None:
         raise UserError(f"{key}: {name!r} is a {config.model_type} model without a vocabulary; give a causal LM.")
     context = getattr(text, "max_position_embeddings", None)
     return ModelLimits(context if context and context > 0 else None, int(vocabulary))
+
+
+def load_config(name: str, key: str, trust_remote_code: bool = False) -> Any:
+    """A model's configuration.
+
+    Raises:
+        UserError: There is none.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers, huggingface_hub and json each have their own
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{key}: cannot read the configuration of {name!r}: {reason[:250]}") from error

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlhf_lightning.masked import masked_moments
 from rlhf_lightning.memory import split_by_tokens
+from rlhf_lightning.ppo.ptx import PtxBatch
 from rlhf_lightning.ppo.rollout import Rollout
 from rlhf_lightning.seeding import generator
 
@@ -71,23 +72,27 @@ class MicroBatch:
     `training_step`, and a ratio to rounded log-probabilities is not 1.
     """
 
-    def __init__(self, experience: Experience, num_tokens: float) -> None:
+    def __init__(self, experience: Experience, num_tokens: float, ptx: PtxBatch | None = None) -> None:
         """
         Args:
             experience: The rows.
             num_tokens: Response tokens of the whole optimizer step, over its micro-batches and all processes.
+            ptx: The step's pretraining text, which goes with its last micro-batch.
         """
-        self.experience, self.num_tokens = experience, num_tokens
+        self.experience, self.num_tokens, self.ptx = experience, num_tokens, ptx
 
     def parts(self, max_tokens: int) -> Iterator[MicroBatch]:
-        """Pieces of at most `max_tokens` and at least one row, of similar length; their losses add up to its own."""
+        """Pieces of at most `max_tokens` and at least one row, of similar length; their losses add up to its own.
+
+        Pretraining text is in none of them: `PtxUpdate` has parts of its own.
+        """
         tokens = self.experience.rollout.tokens
         order = tokens.argsort(descending=True, stable=True)
         for rows in split_by_tokens(tokens[order], max_tokens):
             yield MicroBatch(self.experience.rows(order[rows]), self.num_tokens)
 
     def to(self, device: torch.device) -> MicroBatch:
-        return MicroBatch(self.experience.to(device), self.num_tokens)
+        return MicroBatch(self.experience.to(device), self.num_tokens, self.ptx and self.ptx.to(device))
 
 
 @dataclass(frozen=True)

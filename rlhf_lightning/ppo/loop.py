@@ -19,6 +19,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.loops import StageFitLoop
 from rlhf_lightning.fitting.stopping import StopOnRequest
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch, UpdatePlan
+from rlhf_lightning.ppo.ptx import PtxBatch, check_ptx, ptx_batch
 
 if TYPE_CHECKING:
     from rlhf_lightning.ppo.module import PPOModule
@@ -83,6 +84,7 @@ class PPOFitLoop(StageFitLoop):
                 "use data.init_args.limit to take fewer prompts."
             )
         self.prompts = _request_dataloader(self._data_source)  # type: ignore[assignment]
+        check_ptx(self.module.ptx.settings, self.prompts.pretraining is not None)
         world_size = self.trainer.world_size
         rows = self.prompts.batch_size // world_size
         module = self.module
@@ -162,7 +164,16 @@ class PPOFitLoop(StageFitLoop):
         step, part = divmod(number, self.plan.accumulate)
         rows = self._order[step][part].to(self.module.device)
         experience = self.experience.rows(rows) if len(rows) else self.experience.silent_row()
-        return MicroBatch(experience, self._num_tokens[step])
+        ptx = self._ptx(step) if part == self.plan.accumulate - 1 else None
+        return MicroBatch(experience, self._num_tokens[step], ptx)
+
+    def _ptx(self, step: int) -> PtxBatch | None:
+        text, trainer = self.prompts.pretraining, self.trainer
+        if text is None:
+            return None
+        sizes = [len(rows) for rows in self.plan.minibatches(self.module.seed, self.iteration)]
+        where = (self.iteration, step, self._num_tokens[step], trainer.global_rank, trainer.world_size)
+        return ptx_batch(self.module.ptx.settings, text, sizes, *where).to(self.module.device)
 
     def exclude(self, seconds: float) -> None:
         """Do not count time spent on a validation as update time."""

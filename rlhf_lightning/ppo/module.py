@@ -29,6 +29,8 @@ from rlhf_lightning.ppo.loss import policy_loss, value_loss
 from rlhf_lightning.ppo.policy_evaluation import Progress
 from rlhf_lightning.ppo.policy_steps import PolicySteps
 from rlhf_lightning.ppo.prompts import PromptBatch
+from rlhf_lightning.ppo.ptx import PtxSettings
+from rlhf_lightning.ppo.ptx_update import PtxUpdate
 from rlhf_lightning.ppo.reward_functions import failing_together
 from rlhf_lightning.ppo.reward_sum import Rewards
 from rlhf_lightning.ppo.reward_terms import RewardFunction, RewardTerm
@@ -74,6 +76,7 @@ class PPOModule(PolicySteps):
         ending: EndingSettings = EndingSettings(),  # noqa: B008
         kl: KLSettings = KLSettings(),  # noqa: B008
         ema: EMASettings | None = None,
+        ptx: PtxSettings = PtxSettings(),  # noqa: B008
         memory: MemorySettings = MemorySettings(),  # noqa: B008
         pad_token: str | None = None,
         seed: int | None = None,
@@ -104,6 +107,7 @@ class PPOModule(PolicySteps):
             ending: Other rules for responses without EOS, and a token that ends them.
             kl: Form and place of the KL penalty, its controller, early end of updates, and the run's budget.
             ema: Average of the policy's weights (C.4: decay 0.992); null for none.
+            ptx: Pretraining text in the update, its weight γ and what γ means.
             memory: Tokens of a forward in scoring and update, gradient checkpointing.
             pad_token: Token for padding where the tokenizer has none or uses EOS.
             seed: By default `seed_everything`.
@@ -133,6 +137,7 @@ class PPOModule(PolicySteps):
         self.control_steps(KLControl(kl, kl_coef), PolicyEMA(ema, self.policy_parameters) if ema else None)
         self.limits = self.limits.both(reward_limits or self.limits, sampling.max_response_tokens)
         self.samples = SampleTable(self)
+        self.ptx = PtxUpdate(self, ptx)
         self.update_metrics = UpdateMetrics(clip_range)
         self.run_state.register(
             "update_metrics", self.update_metrics.state_dict, self.update_metrics.load_state_dict, per_rank=True
@@ -247,7 +252,8 @@ class PPOModule(PolicySteps):
         return value_loss(new_values, data.values, data.returns, mask, self.value_clip_range, batch.num_tokens)
 
     def loss(self, batch: MicroBatch) -> Tensor:
-        return self.policy_loss(batch)[0] + self.value_coef * self.value_loss(batch)
+        loss = self.policy_loss(batch)[0] + self.value_coef * self.value_loss(batch)
+        return loss if batch.ptx is None else loss + self.ptx.loss(batch.ptx)
 
     def single_rows(self, batch: MicroBatch) -> Iterator[tuple[str, MicroBatch]]:
         rollout = batch.experience.rollout
@@ -255,6 +261,7 @@ class PPOModule(PolicySteps):
             row = batch.experience.rows(torch.tensor([i], device=rollout.prompt_ids.device))
             text = self.template.tokenizer.decode(rollout.prompt_ids[i][rollout.prompt_mask[i]])
             yield text, MicroBatch(row, batch.num_tokens)
+        yield from self.ptx.single_rows(batch)
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         if self.kl.stopped:  # no forward, and no step
@@ -267,10 +274,12 @@ class PPOModule(PolicySteps):
             gradients.add(self.value_coef * loss_v)
             self.update_metrics.add(new_logprobs.detach(), loss_p.detach(), loss_v.detach(), part)
             self.kl.moved(new_logprobs.detach(), part)
+        self.ptx.add(gradients, batch)
         return self.scaled(batch, gradients.loss())
 
     def on_train_epoch_end(self) -> None:
-        metrics = self.ppo_loop.finished_metrics() | self.update_metrics.finish(self.trainer.strategy.reduce)
+        reduce = self.trainer.strategy.reduce
+        metrics = self.ppo_loop.finished_metrics() | self.update_metrics.finish(reduce) | self.ptx.finish(reduce)
         rates = {f"lr/{g['name']}": g["lr"] for g in self.trainer.optimizers[0].param_groups}
         self.log_dict(metrics | rates | self.kl.metrics(), batch_size=1)
         shown = {k.split("/")[1]: metrics[k] for k in ("rollout/score_mean", "rollout/kl") if k in metrics}

@@ -16,6 +16,7 @@ from rlhf_lightning.ppo.kl_control import KLControl
 from rlhf_lightning.ppo.kl_settings import KEY
 from rlhf_lightning.ppo.loop import PPOFitLoop
 from rlhf_lightning.ppo.policy_evaluation import PolicyEvaluation
+from rlhf_lightning.ppo.ptx_update import PtxUpdate
 from rlhf_lightning.ppo.roles import Roles
 
 
@@ -24,6 +25,7 @@ class PolicySteps(PolicyEvaluation):
 
     roles: Roles
     kl: KLControl
+    ptx: PtxUpdate
 
     @property
     def ppo_loop(self) -> PPOFitLoop:
@@ -91,6 +93,7 @@ class PolicySteps(PolicyEvaluation):
     # -- steps ------------------------------------------------------------------------------------------------
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.ptx.measure()
         if self.kl.skips_step(self.reduce_sum):
             for parameter in self.trainable().values():
                 parameter.grad = None  # optimizers pass over parameters without one, state included

@@ -14,6 +14,8 @@ from torch.utils.data import Dataset
 from rlhf_lightning.data.item_store import pack_integers, unpack_integers
 from rlhf_lightning.data.kinds import Message, Prompt, PromptLike
 from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming, pad
+from rlhf_lightning.ppo.ptx import LENGTH_KEY, PtxSettings, check_ptx
+from rlhf_lightning.pretraining_text import PretrainingText, read_pretraining
 from rlhf_lightning.prompt_template import plain_text
 from rlhf_lightning.seeding import generator
 
@@ -119,8 +121,24 @@ class PromptStream:
     The batch of an iteration is a function of (seed, iteration), so a resumed run needs no position.
     """
 
-    def __init__(self, items: Sequence[PromptItem], batch_size: int, seed: int, pad_id: int) -> None:
+    def __init__(
+        self,
+        items: Sequence[PromptItem],
+        batch_size: int,
+        seed: int,
+        pad_id: int,
+        pretraining: PretrainingText | None = None,
+    ) -> None:
+        """
+        Args:
+            items: Prompts.
+            batch_size: Prompts of an iteration.
+            seed: Seed of the order.
+            pad_id: Token for padding.
+            pretraining: What PPO-ptx takes its sequences from.
+        """
         self.items, self.batch_size, self.seed, self.pad_id = items, batch_size, seed, pad_id
+        self.pretraining = pretraining
 
     def rows(self, iteration: int) -> list[int]:
         """Row numbers of an iteration's prompts, all ranks together."""
@@ -155,6 +173,7 @@ class PromptDataModule(StageDataModule):
         self,
         train: str | list[str],
         val: str | list[str] | None = None,
+        pretrain: str | list[str] | None = None,
         batch_size: int = 512,
         val_batch_size: int = 64,
         max_prompt_tokens: int = 1000,
@@ -168,6 +187,7 @@ class PromptDataModule(StageDataModule):
         Args:
             train: Files, globs or Hub names of prompts.
             val: The same for validation; without it there is none.
+            pretrain: Files, globs or Hub names of pretraining text, for PPO-ptx (model.init_args.ptx).
             batch_size: Prompts of an iteration, over all processes (C.4: 512).
             val_batch_size: Prompts of a validation batch.
             max_prompt_tokens: Longest prompt (App. C: 1k).
@@ -175,7 +195,7 @@ class PromptDataModule(StageDataModule):
             on_long_prompt: "drop" leaves out prompts over the limit, with a count.
             limit: Read at most this many rows of each file list.
             num_workers: Loader processes of validation.
-            seed: Seed of the prompt order; by default the run's.
+            seed: Seed of the order of prompts and of pretraining text; by default the run's.
         """
         sources = {"train": train, "val": val}
         loading = LoadingSettings(
@@ -191,10 +211,23 @@ class PromptDataModule(StageDataModule):
             seed,
         )
         super().__init__(loading, locals())
+        self.pretrain = pretrain
+        self.pretraining: PretrainingText | None = None
 
     def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self._setup_pretraining()
         for split in self.unread():
             self.items[split] = self.read(split, Prompt, PromptItem, self._tokenize)
+
+    def _setup_pretraining(self) -> None:
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        settings: PtxSettings = module.ptx.settings
+        check_ptx(settings, self.pretrain is not None)
+        if self.pretrain is not None and self.pretraining is None:
+            sequences = read_pretraining(self, self.pretrain, settings.context_tokens, LENGTH_KEY)
+            self.pretraining = PretrainingText(sequences, self.seed)
 
     def _tokenize(self, row: Prompt) -> PromptItem | None:
         with naming(row):
@@ -214,7 +247,8 @@ class PromptDataModule(StageDataModule):
             module.rewards.check_prompt(row.prompt, where)
 
     def train_dataloader(self) -> PromptStream:
-        return PromptStream(self.items["train"], self.batch_size, self.seed, self.template.tokenizer.pad_token_id)
+        pad_id = self.template.tokenizer.pad_token_id
+        return PromptStream(self.items["train"], self.batch_size, self.seed, pad_id, self.pretraining)
 
     def eval_items(self, split: str) -> Any:
         return Numbered(self.items[split])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from rlhf_lightning.logprobs import token_logprobs
 from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.models.building import ADAPTER, base_dtype, build_backbone, save_adapter, save_full
 from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.models.residual_dropout import residual_dropout as find_dropout
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from rlhf_lightning.sft.packing import SFTBatch
 from rlhf_lightning.stage import StageModule, StageSettings
@@ -43,6 +45,7 @@ class SFTModule(StageModule):
         seed: int | None = None,
         trust_remote_code: bool = False,
         memory: MemorySettings = MemorySettings(),  # noqa: B008
+        residual_dropout: float | None = None,
     ) -> None:
         """
         Args:
@@ -57,17 +60,21 @@ class SFTModule(StageModule):
             seed: By default `seed_everything`.
             trust_remote_code: Run code that comes with the model. Only for authors you trust.
             memory: Tokens of a forward, gradient checkpointing.
+            residual_dropout: Dropout of what layers add to the residual stream (C.1: 0.2 for the 16-epoch baseline),
+                where the architecture has it; null leaves the model's own.
         """
         source = open_source(base_model, KEY)
         settings = StageSettings(
             lora, optimizer, schedule, pad_token, prompt_format, chat_template, seed, trust_remote_code, memory
         )
         super().__init__(source, KEY, settings, locals())
+        self.dropout = find_dropout(residual_dropout, source.model, KEY, trust_remote_code)
         self.val_nll = MeanMetric()
 
     def build_model(self) -> None:
         dtype = base_dtype(self.precision, self.lora)
-        self.backbone = build_backbone(self.source, self.lora, dtype, KEY, self.trust_remote_code)
+        changed = self.dropout.options if self.dropout else None
+        self.backbone = build_backbone(self.source, self.lora, dtype, KEY, self.trust_remote_code, changed)
 
     def token_losses(self, batch: SFTBatch) -> Tensor:
         """Negative log-likelihood of every target token of a batch, in reading order; [N] nats."""
@@ -126,5 +133,6 @@ class SFTModule(StageModule):
     def save_weights(self, directory: Path) -> None:
         if self.lora:
             save_adapter(directory, self.backbone, ADAPTER, self.source.model)
-        else:
+            return
+        with self.dropout.put_back(self.backbone.lm.config) if self.dropout else nullcontext():
             save_full(directory, self.backbone)

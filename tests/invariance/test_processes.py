@@ -33,10 +33,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield bench
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "ppo_init_sft", "reward", "ppo", "ppo_ptx"])
 @pytest.mark.parametrize("accumulate", ["1", "2"])
 def test_two_processes_make_the_steps_of_one(bench: Bench, stage: str, accumulate: str) -> None:
-    share = () if stage == "ppo" else ("--data.init_args.batch_size", "2")  # of a process; PPO's is of all of them
+    share = (
+        () if stage in ("ppo", "ppo_ptx") else ("--data.init_args.batch_size", "2")
+    )  # of a process; PPO's is of all of them
     common = (*SMOOTH, "--trainer.accumulate_grad_batches", accumulate)
     one = Scenario(f"{stage}-1-{accumulate}", stage, common)
     two = Scenario(f"{stage}-2-{accumulate}", stage, (*common, *TWO, *share))

@@ -38,6 +38,13 @@ SCENARIOS = (
     Scenario("ppo-accumulation", "ppo", ("--config", "{overlays}/every_step.yaml", "--config", "{overlays}/ppo.yaml")),
     Scenario("ppo-kl-and-average", "ppo", ("--config", "{overlays}/every_step.yaml", "--config", "{overlays}/kl.yaml")),
     Scenario("ppo-budget", "ppo", ("--config", "{overlays}/every_step.yaml", "--config", "{overlays}/budget.yaml")),
+    Scenario("ppo-ptx", "ppo_ptx", ("--config", "{overlays}/every_step.yaml", "--config", "{overlays}/ppo.yaml")),
+    Scenario("ppo-ptx-two-processes", "ppo_ptx", ("--config", "{overlays}/two_processes.yaml")),
+    Scenario(
+        "sft-pretraining",
+        "ppo_init_sft",
+        ("--config", "{overlays}/every_step.yaml", "--data.init_args.num_workers", "2"),
+    ),
     Scenario("sft-two-processes", "sft", ("--config", "{overlays}/two_processes.yaml")),
     Scenario("ppo-two-processes", "ppo", ("--config", "{overlays}/two_processes.yaml")),
     Scenario("ppo-stock-checkpoints", "ppo", ("--config", "{overlays}/stock_checkpoints.yaml")),
@@ -69,7 +76,7 @@ class Bench:
         args += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
         if scenario.stage == "reward":
             args += ["--model.init_args.init_from", str(self.root / "sft")]
-        if scenario.stage == "ppo":
+        if scenario.stage in ("ppo", "ppo_ptx"):
             args += ["--model.init_args.policy_from", str(self.root / "sft")]
             args += ["--model.init_args.reward_from", str(self.root / "reward")]
         return args

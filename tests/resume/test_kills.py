@@ -60,6 +60,8 @@ EVERY_CHECKPOINT = [
     Scenario("all-reward", "reward", ("--config", "{overlays}/max_steps.yaml", "--trainer.val_check_interval", "2")),
     Scenario("all-ppo", "ppo", ("--config", "{overlays}/every_step.yaml", "--trainer.max_epochs", "2")),
     Scenario("all-ppo-kl", "ppo", ("--config", "{overlays}/kl.yaml", "--trainer.max_epochs", "2")),
+    Scenario("all-ppo-ptx", "ppo_ptx", ("--config", "{overlays}/kl.yaml", "--trainer.max_epochs", "2")),
+    Scenario("all-sft-pretraining", "ppo_init_sft", ("--data.init_args.batch_size", "6")),
     Scenario("all-ppo-budget", "ppo", ("--config", "{overlays}/budget.yaml")),
 ]
 KEEP_ALL = ("--config", "{overlays}/keep_all.yaml")
