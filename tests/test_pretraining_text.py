@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlhf_lightning.data.kinds import Text
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import tiny
-from rlhf_lightning.pretraining_text import PretrainingText, TokenSequence, cut
+from rlhf_lightning.pretraining_text import PretrainingText, TokenSequence, cut, encode_document
 from rlhf_lightning.prompt_template import PromptTemplate
 
 
@@ -67,3 +69,13 @@ def test_sequences_at_positions() -> None:
 @pytest.mark.parametrize("ids", [[], [1], [2**31 - 1, 0]])
 def test_a_sequence_comes_back_from_disk(ids: list[int]) -> None:
     assert TokenSequence.unpacked(TokenSequence(ids).packed()).ids == ids
+
+
+def test_text_without_tokens_is_refused() -> None:
+    """Some tokenizers drop characters that they do not know."""
+    template = PromptTemplate(tiny.tokenizer())
+    row = Text(text="A", file="a.jsonl", line=3)
+    assert len(encode_document(template, row)) == 2
+    template._encode_text = lambda text: []  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"data\.init_args\.pretrain: a\.jsonl:3: .* no tokens"):
+        encode_document(template, row)

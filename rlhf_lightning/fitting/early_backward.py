@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -39,7 +39,8 @@ class EarlyBackward:
             scale: Loss scale of 16-bit gradients, taken out again before they are added up.
         """
         self._parameters = list(parameters)
-        self._gradients: list[Tensor | None] = [None] * len(self._parameters)
+        self.gradients: list[Tensor | None] = [None] * len(self._parameters)
+        """The sums so far, by parameter; None where no part has one."""
         self._device_type, self._scale = device_type, scale
         self.total: Tensor | None = None
 
@@ -50,35 +51,27 @@ class EarlyBackward:
             new = torch.autograd.grad(loss * self._scale, self._parameters, allow_unused=True)
         if self._scale != 1.0:
             new = tuple(None if g is None else g / self._scale for g in new)
-        for i, gradient in enumerate(_own_memory(new)):
-            held = self._gradients[i]
-            if held is None or gradient is None:
-                self._gradients[i] = held if gradient is None else gradient
-            else:
-                held.add_(gradient)
         loss = loss.detach()
-        self.total = loss if self.total is None else self.total + loss
-
-    @property
-    def gradients(self) -> list[Tensor | None]:
-        """The sums so far, by parameter; None where no part has one."""
-        return self._gradients
+        self._sum(_own_memory(new), loss)
 
     def include(self, other: EarlyBackward) -> None:
         """Count in all parts of another sum over the same parameters, which keeps what it has."""
-        for i, gradient in enumerate(other.gradients):
-            held = self._gradients[i]
-            if held is None:
-                self._gradients[i] = None if gradient is None else gradient.clone()
-            elif gradient is not None:
-                held.add_(gradient)
         if other.total is not None:
-            self.total = other.total if self.total is None else self.total + other.total
+            self._sum((g if g is None else g.clone() for g in other.gradients), other.total)
+
+    def _sum(self, gradients: Iterable[Tensor | None], loss: Tensor) -> None:
+        for i, gradient in enumerate(gradients):
+            held = self.gradients[i]
+            if held is None or gradient is None:
+                self.gradients[i] = held if gradient is None else gradient
+            else:
+                held.add_(gradient)
+        self.total = loss if self.total is None else self.total + loss
 
     def loss(self) -> Tensor:
         """The sum, as a scalar to call `backward` on once."""
         assert self.total is not None, "no part was added"
-        loss: Tensor = _Computed.apply(self.total, self._gradients, *self._parameters)
+        loss: Tensor = _Computed.apply(self.total, self.gradients, *self._parameters)
         return loss
 
 

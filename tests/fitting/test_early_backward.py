@@ -234,3 +234,27 @@ def test_the_loss_scale_is_the_trainers() -> None:
     assert loss_scale(trainer(SimpleNamespace())) is None
     assert loss_scale(trainer(SimpleNamespace(scaler=None))) is None
     assert loss_scale(trainer(SimpleNamespace(scaler=SimpleNamespace(get_scale=lambda: 1024)))) == 1024.0
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_sum_takes_in_another_and_leaves_it_as_it_is(first: bool) -> None:
+    """Whether or not it has parts of its own; a sum without parts adds nothing."""
+    net, (rows, *others) = model(), parts()
+    whole, other = EarlyBackward(list(net.parameters()), "cpu"), EarlyBackward(list(net.parameters()), "cpu")
+    if first:
+        whole.add(share(net, rows))
+    for more in others:
+        other.add(share(net, more))
+    before = [g.clone() for g in other.gradients if g is not None]
+    whole.include(other)
+    whole.include(EarlyBackward(list(net.parameters()), "cpu"))
+    whole.add(share(net, rows))
+    assert all(torch.equal(g, b) for g, b in zip(other.gradients, before, strict=True) if g is not None)
+    expected = sum((share(net, r) for r in others), (1 + first) * share(net, rows))
+    (whole.loss() * 2).backward()
+    assert torch.allclose(whole.total, expected)  # type: ignore[arg-type]
+    ours = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    net.zero_grad()
+    (expected * 2).backward()
+    theirs = [p.grad for p in net.parameters() if p.grad is not None]
+    assert all(torch.allclose(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -132,8 +132,8 @@ EARLY_BACKWARD = table(
     "tests/fitting/test_early_backward.py",
     (
         "no graph to the parameters",
-        "_Computed.apply(self.total, self._gradients, *self._parameters)",
-        "_Computed.apply(self.total.clone().requires_grad_(), self._gradients)",
+        "_Computed.apply(self.total, self.gradients, *self._parameters)",
+        "_Computed.apply(self.total.clone().requires_grad_(), self.gradients)",
         "test_parts_add_up_to_one_backward",
     ),
     ("no value", "return total.clone()", "return torch.zeros_like(total)", "test_parts_add_up_to_one_backward"),
@@ -150,7 +150,7 @@ EARLY_BACKWARD = table(
         "allow_unused=False",
         "test_a_parameter_that_no_part_uses_gets_no_gradient",
     ),
-    ("the last part only", "held.add_(gradient)", "self._gradients[i] = gradient", "test_parts_add_up_to_one_backward"),
+    ("the last part only", "held.add_(gradient)", "self.gradients[i] = gradient", "test_parts_add_up_to_one_backward"),
     ("the first part only", "held.add_(gradient)", "pass", "test_parts_add_up_to_one_backward"),
     (
         "lost where a part has none",
@@ -184,6 +184,24 @@ EARLY_BACKWARD = table(
         "self.total = loss if self.total is None else self.total + loss",
         "self.total = loss",
         "test_parts_add_up_to_one_backward",
+    ),
+    (
+        "another sum is emptied",
+        "g if g is None else g.clone()",
+        "g",
+        "test_a_sum_takes_in_another_and_leaves_it_as_it_is",
+    ),
+    (
+        "another sum's gradients alone",
+        "for g in other.gradients), other.total)",
+        "for g in other.gradients), 0 * other.total)",
+        "test_a_sum_takes_in_another_and_leaves_it_as_it_is",
+    ),
+    (
+        "an empty sum is none",
+        "if other.total is not None:",
+        "if other.total is None:",
+        "test_a_sum_takes_in_another_and_leaves_it_as_it_is",
     ),
     (
         "a tensor handed out twice",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutation import batches, gradients, logprobs, ppo, ragged, ragged_attention, reward, rollouts
+from tests.mutation import batches, gradients, logprobs, ppo, pretraining, ragged, ragged_attention, reward, rollouts
 from tests.mutation import masked_and_tokens as tokens
 
 MUTATIONS = [
@@ -21,6 +21,9 @@ MUTATIONS = [
     *ppo.ENDINGS,
     *ppo.EMA,
     *ppo.CONTROL,
+    *pretraining.TEXT,
+    *pretraining.PTX,
+    *pretraining.MIXING,
     *reward.PAIRS_AND_LOSS,
     *reward.PAIR_METRICS,
     *batches.ROLLOUT,

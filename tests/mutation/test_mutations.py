@@ -32,6 +32,8 @@ NOT_MATHS = {
     "load_state_dict",
     "state_dict",
     "keep_few_products",
+    "read_pretraining",  # tests/bad_inputs/test_pretraining.py
+    "documents",
     "_base",
     "stacked",
     "step",  # of the lean decoder: only switches autocast off

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.memory import MemorySettings
+from rlhf_lightning.models.building import ADAPTER
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptDataModule
-from rlhf_lightning.ppo.ptx import PtxBatch, PtxSettings, check_ptx, ptx_batch
+from rlhf_lightning.ppo.ptx import PtxBatch, PtxSettings, check_ptx, ptx_batch, text_logprobs
 from rlhf_lightning.pretraining_text import PretrainingText, TokenSequence
 from rlhf_lightning.rollouts.settings import SamplingSettings
+from rlhf_lightning.sft.module import SFTModule
 from tests.conftest import TinyRuns
 from tests.invariance.updates import REORDERED, SETTINGS, distance, train
 from tests.ppo.test_ppo_run import trainer
@@ -81,6 +83,20 @@ def test_parts_are_whole_sequences_of_at_most_so_many_tokens() -> None:
         assert torch.equal(torch.cat([p.ids for p in parts]), batch.ids)
         assert {(p.num_targets, p.weight) for p in parts} == {(30, 2.0)}
     assert not list(replace(batch, ids=batch.ids[:0]).parts(9))
+
+
+def test_log_probabilities_are_those_of_transformers() -> None:
+    """Of every token but the first, under an adapter that is not active outside."""
+    sft = SFTModule("embedded:tiny")
+    sft.configure_model()
+    with torch.no_grad():
+        for tensor in sft.backbone.adapter_state(ADAPTER).values():
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)))
+    ids = torch.arange(3, 24).view(3, 7)
+    with torch.no_grad(), sft.backbone.using(ADAPTER):
+        log_p = sft.backbone.lm(input_ids=ids).logits.log_softmax(-1)
+    expected = log_p[:, :-1].gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
+    assert torch.allclose(text_logprobs(sft.backbone, ADAPTER, ids), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -241,3 +257,21 @@ def test_nothing_is_kept_of_a_steps_gradients(tiny: TinyRuns, tmp_path: Path) ->
     ppo = module(tiny, PTX)
     trainer(tmp_path, max_epochs=1).fit(ppo, datamodule=data(PTX))
     assert not ppo.ptx._gradients
+
+
+def test_state_of_an_iteration(tiny: TinyRuns) -> None:
+    ppo, other = module(tiny, PTX), module(tiny, PTX)
+    ppo.ptx._nll, ppo.ptx._targets, ppo.ptx._norms["ptx/grad_norm"] = 12.0, 4.0, [1.0, 3.0]
+    other.ptx.load_state_dict(ppo.ptx.state_dict())
+    assert "ptx" in ppo.run_state
+    assert "ptx" not in module(tiny, PtxSettings()).run_state
+    found = [made.ptx.finish(lambda x, reduce_op: x) for made in (ppo, other)]
+    assert found[0] == found[1]
+    assert found[0] == {"ptx/loss": 3.0, "ptx/grad_norm": 2.0, "time/ptx_s": 0.0}
+
+
+def test_an_iteration_begins_anew(tiny: TinyRuns) -> None:
+    ppo = module(tiny, PTX)
+    ppo.ptx._nll, ppo.ptx._targets = 12.0, 4.0
+    ppo.ptx.finish(lambda x, reduce_op: x)
+    assert ppo.ptx.finish(lambda x, reduce_op: x) == {"ptx/loss": 0.0, "time/ptx_s": 0.0}
