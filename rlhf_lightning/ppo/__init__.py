@@ -9,5 +9,6 @@ predicts it (its logits, its value) at column P+t-1::
     predicts                  y0  | y1   EOS  -    -          hidden[:, P-1:T-1] lines up with response_ids
 
 Read in this order: prompts, rollout, roles, scoring, kl, rewards, advantages, buffer, loss, module, loop.
+Pretraining text (PPO-ptx): ptx (what and how much of it), ptx_update (its gradient and norms).
 Rewards other than the reward model: reward_terms (configuration), reward_functions, reward_models (text), reward_sum.
 """

@@ -42,7 +42,10 @@ class PtxSettings:
     With `token`, 27.8 makes the two gradients similar: it pays back what dividing by so many more tokens takes away.
     That is the default. In the other two the policy is hardly trained on its reward at all. Adam takes away a common
     factor, so that γ says nothing but which of the two a step follows; `policy/grad_norm` and `ptx/grad_norm` show
-    it. With much shorter sequences or a smaller ratio (a smaller M) the same γ weighs more: go by these norms.
+    it. With much shorter sequences or a smaller ratio (a smaller M) the same γ weighs more: go by these norms. The
+    last column is an estimate, for a model that has learnt all it can of such text, whose gradient is then noise
+    alone; text that is new to a model has a much longer one at first. trainer.gradient_clip_val clips both parts and
+    the value function together: a long ptx gradient shortens the others.
     """
 
     coef: float = 0.0
