@@ -53,6 +53,7 @@ def test_processes_share_a_steps_sequences(world_size: int, ratio: float) -> Non
     settings = replace(PTX, ratio=ratio)
     shares = [steps(1, settings, rank, world_size) for rank in range(world_size)]
     for step, whole in enumerate(steps(1, settings)):
+        assert whole
         assert sorted(n for share in shares for n in share[step]) == sorted(whole)
         assert max(len(s[step]) for s in shares) - min(len(s[step]) for s in shares) <= 1
     targets = {ptx_batch(settings, stream(), SIZES, 1, 0, 10.0, r, world_size).num_targets for r in range(world_size)}
