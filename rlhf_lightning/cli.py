@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rlhf_lightning.artefacts import STAGE_FILE
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.callbacks import check_writable
+from rlhf_lightning.commands import COMMANDS, overview, run_command
 from rlhf_lightning.config_checks import check_files, check_settings, check_trainer
 from rlhf_lightning.config_errors import explain, one_line
 from rlhf_lightning.datamodule import StageDataModule
@@ -140,24 +142,38 @@ def main(args: list[str] | None = None) -> int:
     """
     quieten()
     keep_few_products()
+    given = sys.argv[1:] if args is None else args
+    if given and given[0] in COMMANDS:
+        return reported(lambda: run_command(given[0], given[1:]))
+    return reported(lambda: run_stage(args))
+
+
+def run_stage(args: list[str] | None) -> int:
+    """Run fit, validate, test or predict; `StageCLI` does everything when it is made."""
+    StageCLI(
+        StageModule,
+        StageDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+        seed_everything_default=1,
+        trainer_defaults={"default_root_dir": "checkpoints/run"},
+        parser_kwargs={
+            "prog": "python -m rlhf_lightning",
+            "description": "InstructGPT's three stages. Try `fit --config configs/tiny/sft.yaml`." + overview(),
+            "exit_on_error": False,
+            **{name: {"exit_on_error": False} for name in StageCLI.subcommands()},
+        },
+        args=args,
+    )
+    return 0
+
+
+def reported(command: Callable[[], int]) -> int:
+    """Run a command; what stops it is printed as one line where a person can act on it, and becomes the exit status."""
     try:
-        StageCLI(
-            StageModule,
-            StageDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
-            seed_everything_default=1,
-            trainer_defaults={"default_root_dir": "checkpoints/run"},
-            parser_kwargs={
-                "prog": "python -m rlhf_lightning",
-                "description": "InstructGPT's three stages. Try `fit --config configs/tiny/sft.yaml`.",
-                "exit_on_error": False,
-                **{name: {"exit_on_error": False} for name in StageCLI.subcommands()},
-            },
-            args=args,
-        )
+        return command()
     except FinishedRun as done:
         print(done)
     except RunStopped as stopped:
