@@ -36,6 +36,7 @@ NOT_MATHS = {
     "documents",
     "_base",
     "stacked",
+    "_columns",  # how large a buffer is made
     "step",  # of the lean decoder: only switches autocast off
 }
 """Functions of the mutated files that only move, store or check things, and have tests of their own."""
