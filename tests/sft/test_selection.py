@@ -1,0 +1,149 @@
+"""Which weights of a run are its best: by hand, and against the checkpoints that Lightning's own callback keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from rlhf_lightning.fitting.stage_checkpoint import StageCheckpoint
+from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.schedule import OptimizerSettings
+from rlhf_lightning.sft.data import DemonstrationDataModule
+from rlhf_lightning.sft.module import SFTModule
+from rlhf_lightning.sft.selection import Selection, SelectionSettings
+from tests.conftest import TinyRuns
+from tests.ppo.test_ppo_run import trainer
+
+DEMONSTRATIONS = "configs/tiny/data/demonstrations.jsonl"
+
+
+def tracked(**settings: Any) -> tuple[Selection, nn.Parameter]:
+    weight = nn.Parameter(torch.zeros(2))
+    return Selection(SelectionSettings("x", **settings), lambda: {"weight": weight}), weight
+
+
+def measure(selection: Selection, weight: nn.Parameter, values: list[float]) -> None:
+    for step, value in enumerate(values, 1):
+        with torch.no_grad():
+            weight.fill_(float(step))
+        selection.measured({"val/rm_score": value, "val/loss": -value}, epoch=1, step=step)
+
+
+@pytest.mark.parametrize("by", ["rm_score", "loss"])
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [([0.1, 0.3, 0.2], 2), ([0.3, 0.3], 1), ([float("nan"), -1.0, float("inf"), -2.0], 2), ([-3.0], 1)],
+    ids=["largest", "first of equals", "finite", "only one"],
+)
+def test_the_best_validation(by: Any, values: list[float], best: int) -> None:
+    """The loss is minus the score here, so both choose the same."""
+    selection, weight = tracked(by=by)
+    measure(selection, weight, values)
+    assert selection.metrics()["best/step"] == best
+    assert selection.metrics()["best/val/rm_score"] == values[best - 1]
+    with selection.in_place():
+        assert weight.tolist() == [best] * 2
+    assert weight.tolist() == [len(values)] * 2, "training weights are put back"
+
+
+def test_weights_come_back_after_an_error() -> None:
+    selection, weight = tracked()
+    measure(selection, weight, [2.0, 1.0])
+    with pytest.raises(OSError, match="full"), selection.in_place():
+        raise OSError("disk full")
+    assert weight.tolist() == [2.0, 2.0]
+
+
+def test_last_keeps_nothing_but_the_record() -> None:
+    selection, weight = tracked(keep="last")
+    measure(selection, weight, [2.0, 1.0])
+    assert selection.metrics()["best/step"] == 1
+    assert not selection.state_dict()["weights"]
+    with selection.in_place():
+        assert weight.tolist() == [2.0, 2.0]
+
+
+def test_a_run_without_a_finite_score_keeps_its_last_weights() -> None:
+    selection, weight = tracked()
+    measure(selection, weight, [float("nan")])
+    with selection.in_place():
+        assert weight.tolist() == [1.0, 1.0]
+    assert "No validation gave a finite val/rm_score" in selection.summary({})
+
+
+class Run:
+    """A finished SFT run that selects, and the checkpoints that Lightning's callback chose beside it."""
+
+    def __init__(self, root: Path, reward: str, lora: bool = True, epochs: int = 3, **select: Any) -> None:
+        # A learning rate at which both loss and score go up and down.
+        by_loss = select.get("by") == "loss"
+        monitor, mode = ("val/loss", "min") if by_loss else ("val/rm_score", "max")
+        self.checkpoint = StageCheckpoint(str(root / "lightning"), "{step}", monitor=monitor, mode=mode)  # type: ignore[arg-type]
+        self.module = Noting(
+            "embedded:tiny",
+            lora=LoraSettings(rank=4, alpha=8) if lora else None,
+            optimizer=OptimizerSettings(lr=3e-2),
+            select=SelectionSettings(reward, max_response_tokens=6, num_prompts=10, **select),
+            seed=5,
+        )
+        self.data = DemonstrationDataModule(DEMONSTRATIONS, DEMONSTRATIONS, batch_size=8, max_prompt_tokens=128)
+        self.trainer = trainer(
+            root, max_epochs=epochs, callbacks=[self.checkpoint], enable_checkpointing=True, num_sanity_val_steps=2
+        )
+        self.trainer.fit(self.module, datamodule=self.data)
+        self.info = json.loads((root / "final" / "stage.json").read_text())["metrics"]
+        (self.file,) = (root / "final").glob("*model.safetensors")
+
+    def best_checkpoint(self) -> dict[str, torch.Tensor]:
+        loaded = torch.load(self.checkpoint.best_model_path, weights_only=True)
+        state: dict[str, torch.Tensor] = loaded["state_dict"]
+        return state
+
+
+def sums(tensors: dict[str, torch.Tensor]) -> list[float]:
+    """Of every tensor, whatever it is called; a checkpoint's and an artefact's names differ."""
+    return sorted(float(t.double().sum()) for t in tensors.values())
+
+
+class Noting(SFTModule):
+    """Keeps what it logged at each validation."""
+
+    def measure(self, loss: float) -> None:
+        super().measure(loss)
+        if not self.trainer.sanity_checking:
+            self.__dict__.setdefault("seen", []).append(
+                {k: float(v) for k, v in self.trainer.callback_metrics.items()} | {"val/loss": loss}
+            )
+
+
+@pytest.mark.parametrize(("lora", "by"), [(True, "rm_score"), (True, "loss"), (False, "rm_score")])
+def test_final_holds_the_checkpoint_that_lightning_ranks_first(
+    tiny: TinyRuns, tmp_path: Path, lora: bool, by: str
+) -> None:
+    run = Run(tmp_path, str(tiny.root / "reward"), lora, by=by)
+    monitor = "val/rm_score" if by == "rm_score" else "val/loss"
+    values = [m[monitor] for m in run.module.seen]  # type: ignore[operator, union-attr]
+    best = max(values) if by == "rm_score" else min(values)
+    assert run.info[f"best/{monitor}"] == pytest.approx(best, abs=1e-12)
+    assert run.info["best/step"] == 3 * (values.index(best) + 1)
+    assert run.checkpoint.best_model_path.endswith(f"step={int(run.info['best/step'])}.ckpt")
+    written = load_file(run.file)
+    expected = [t for n, t in run.best_checkpoint().items() if n != "backbone.lm.lm_head.weight"]
+    assert sorted(float(t.double().sum()) for t in written.values()) == sorted(
+        float(t.double().sum()) for t in expected
+    )
+    moved = [not torch.equal(p, run.best_checkpoint()[n]) for n, p in run.module.trainable().items()]
+    assert any(moved) == (values.index(best) < len(values) - 1)
+
+
+def test_the_chosen_epoch_is_not_always_the_last(tiny: TinyRuns, tmp_path: Path) -> None:
+    """Otherwise the tests above would compare last weights with last weights."""
+    run = Run(tmp_path, str(tiny.root / "reward"))
+    scores = [m["val/rm_score"] for m in run.module.seen]  # type: ignore[operator, union-attr]
+    assert max(scores) != scores[-1]
