@@ -214,13 +214,3 @@ class RMScore(nn.Module):
             Answer(plain_text(p.prompt), text, score, len(ids), end)
             for p, text, score, ids, end in zip(prompts, texts, scores, tokens, ended, strict=True)
         ]
-
-
-def mean_and_error(scores: Tensor) -> tuple[float, float]:
-    """Mean of scores [N >= 2] and its standard error over prompts, s / √N.
-
-    >>> mean_and_error(torch.tensor([1.0, 3.0]))
-    (2.0, 1.0)
-    """
-    scores = scores.double()
-    return float(scores.mean()), float(scores.std() / len(scores) ** 0.5)

@@ -14,8 +14,8 @@ from rlhf_lightning.datamodule import StageDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.building import ADAPTER
-from rlhf_lightning.sft.rm_score import Answer, RMScore, mean_and_error
-from rlhf_lightning.sft.selection import KEY, SCORE, SCORE_ERROR, Selection, SelectionSettings
+from rlhf_lightning.sft.rm_score import Answer, RMScore
+from rlhf_lightning.sft.selection import KEY, SCORE, SCORE_ERROR, Selection, SelectionSettings, mean_and_error
 from rlhf_lightning.stage import StageModule
 from rlhf_lightning.text_reward_models import failing_together
 

@@ -138,3 +138,13 @@ class Selection:
         self._best, self._weights = state["best"], state["weights"]
         if self.settings.keep == "best" and not self._weights:  # of a run that kept none: nothing to be better than
             self._best = {}
+
+
+def mean_and_error(scores: Tensor) -> tuple[float, float]:
+    """Mean of scores [N >= 2] and its standard error over prompts, s / √N.
+
+    >>> mean_and_error(torch.tensor([1.0, 3.0]))
+    (2.0, 1.0)
+    """
+    scores = scores.double()
+    return float(scores.mean()), float(scores.std() / len(scores) ** 0.5)

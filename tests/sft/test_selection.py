@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from rlhf_lightning.cli import main
 from rlhf_lightning.fitting.stage_checkpoint import StageCheckpoint
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.schedule import OptimizerSettings
 from rlhf_lightning.sft.data import DemonstrationDataModule
 from rlhf_lightning.sft.module import SFTModule
-from rlhf_lightning.sft.selection import Selection, SelectionSettings
+from rlhf_lightning.sft.selection import Selection, SelectionSettings, mean_and_error
 from tests.conftest import TinyRuns
 from tests.ppo.test_ppo_run import trainer
 
@@ -77,10 +79,24 @@ def test_a_run_without_a_finite_score_keeps_its_last_weights() -> None:
     assert "No validation gave a finite val/rm_score" in selection.summary({})
 
 
+def test_mean_and_standard_error() -> None:
+    scores = [0.5, -1.25, 3.0, 0.125]
+    mean, error = mean_and_error(torch.tensor(scores))
+    assert mean == pytest.approx(statistics.fmean(scores), abs=1e-12)
+    assert error == pytest.approx(statistics.stdev(scores) / 2, abs=1e-12)
+
+
+def test_what_a_resumed_run_compares() -> None:
+    """Everything but files, whose content is compared."""
+    identity = SelectionSettings("somewhere", prompts="a.jsonl", num_prompts=7).identity()
+    assert identity["num_prompts"] == 7
+    assert identity.keys().isdisjoint({"reward_from", "prompts"})
+
+
 class Run:
     """A finished SFT run that selects, and the checkpoints that Lightning's callback chose beside it."""
 
-    def __init__(self, root: Path, reward: str, lora: bool = True, epochs: int = 3, **select: Any) -> None:
+    def __init__(self, root: Path, reward: str, lora: bool = True, lr: float = 3e-2, **select: Any) -> None:
         # A learning rate at which both loss and score go up and down.
         by_loss = select.get("by") == "loss"
         monitor, mode = ("val/loss", "min") if by_loss else ("val/rm_score", "max")
@@ -88,13 +104,13 @@ class Run:
         self.module = Noting(
             "embedded:tiny",
             lora=LoraSettings(rank=4, alpha=8) if lora else None,
-            optimizer=OptimizerSettings(lr=3e-2),
+            optimizer=OptimizerSettings(lr=lr),
             select=SelectionSettings(reward, max_response_tokens=6, num_prompts=10, **select),
             seed=5,
         )
         self.data = DemonstrationDataModule(DEMONSTRATIONS, DEMONSTRATIONS, batch_size=8, max_prompt_tokens=128)
         self.trainer = trainer(
-            root, max_epochs=epochs, callbacks=[self.checkpoint], enable_checkpointing=True, num_sanity_val_steps=2
+            root, max_epochs=3, callbacks=[self.checkpoint], enable_checkpointing=True, num_sanity_val_steps=2
         )
         self.trainer.fit(self.module, datamodule=self.data)
         self.info = json.loads((root / "final" / "stage.json").read_text())["metrics"]
@@ -147,3 +163,31 @@ def test_the_chosen_epoch_is_not_always_the_last(tiny: TinyRuns, tmp_path: Path)
     run = Run(tmp_path, str(tiny.root / "reward"))
     scores = [m["val/rm_score"] for m in run.module.seen]  # type: ignore[operator, union-attr]
     assert max(scores) != scores[-1]
+
+
+def test_the_same_weights_score_the_same_at_every_validation(tiny: TinyRuns, tmp_path: Path) -> None:
+    """Prompts and random numbers are fixed, so curves differ by the weights alone; of equals the first is kept."""
+    run = Run(tmp_path, str(tiny.root / "reward"), lr=0.0)
+    scores = [m["val/rm_score"] for m in run.module.seen]  # type: ignore[operator, union-attr]
+    assert len(scores) == 3
+    assert len(set(scores)) == 1
+    assert run.info["best/epoch"] == 1
+
+
+def test_the_example_runs(tiny: TinyRuns) -> None:
+    tiny.run("sft_select", None, "--model.init_args.select.reward_from", str(tiny.root / "reward"))
+    info = json.loads((tiny.root / "sft_select" / "final" / "stage.json").read_text())
+    assert info["metrics"]["best/step"] in (6, 12, 18, 24)
+    assert {"val/rm_score", "val/rm_score_se"} <= info["metrics"].keys()
+
+
+def test_bf16_and_a_checkpoint_validated_later(tiny: TinyRuns, capsys: pytest.CaptureFixture[str]) -> None:
+    """`validate` scores the weights of a checkpoint as the run did."""
+    reward = ("--model.init_args.select.reward_from", str(tiny.root / "reward"), "--trainer.precision", "bf16-mixed")
+    root = tiny.run("sft_select", "sft_select_bf16", *reward, "--model.init_args.select.keep", "last")
+    metrics = json.loads((root / "final" / "stage.json").read_text())["metrics"]
+    args = tiny.args("sft_select", "validated", *reward, "--ckpt_path", str(root / "lightning" / "last.ckpt"))
+    capsys.readouterr()
+    assert main(["validate", *args[1:]]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if " val/rm_score " in line]
+    assert float(line.split()[-2]) == pytest.approx(metrics["val/rm_score"], rel=1e-6)
