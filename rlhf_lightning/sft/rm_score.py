@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from rlhf_lightning.artefacts import Source, open_source, source_fingerprint
 from rlhf_lightning.data.item_store import ItemStore
@@ -86,8 +85,9 @@ class RMScore(nn.Module):
             RewardReader(self.source, REWARD_KEY, trust_remote_code), micro_batch_tokens
         )
         self.prompts: list[ValidationPrompt] = []
+        self.max_response_tokens = 0
+        """Longest response; known when the prompts are read."""
         self._engine = NativeEngine()
-        self._max_response_tokens = 0
 
     def fingerprint(self) -> dict[str, str]:
         """A hash of the reward model, by configuration key."""
@@ -122,7 +122,7 @@ class RMScore(nn.Module):
         """
         if self.prompts:
             return
-        self._max_response_tokens = self.settings.max_response_tokens or data.limits.max_response
+        self.max_response_tokens = self.settings.max_response_tokens or data.limits.max_response
         files, key = self.settings.prompts, PROMPTS_KEY
         kind: type[Prompt] | type[Demonstration] = Prompt
         if files is None:
@@ -142,8 +142,8 @@ class RMScore(nn.Module):
         self, rows: RowStream[Any], data: StageDataModule, template: PromptTemplate, limits: ModelLimits
     ) -> Iterator[ValidationPrompt]:
         reader = self.reward_model.reader
-        own = replace(limits, sampled=self._max_response_tokens)
-        reads = replace(reader.limits, sampled=self._max_response_tokens)
+        own = replace(limits, sampled=self.max_response_tokens)
+        reads = replace(reader.limits, sampled=self.max_response_tokens)
         for row in rows:
             where = f"{row.file}:{row.line}"
             with naming(row):
@@ -167,7 +167,7 @@ class RMScore(nn.Module):
         template: PromptTemplate,
         seed: int,
         rows: Sequence[int],
-        visible: bool = False,
+        on_token: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """Sample and score responses to some of the prompts; each is a function of its number and the weights.
 
@@ -177,20 +177,19 @@ class RMScore(nn.Module):
             template: Its template.
             seed: Of the random numbers.
             rows: Numbers of the prompts.
-            visible: Show a progress bar.
+            on_token: Called with the number of tokens just sampled.
         """
-        settings = self.settings
-        sampling = SamplingSettings(
-            self._max_response_tokens, settings.temperature, settings.batch_size, cuda_graphs=False
-        )
-        found = []
-        with tqdm(total=len(rows), desc="rm_score", unit=" responses", leave=False, disable=not visible) as bar:
-            for start in range(0, len(rows), settings.batch_size):
-                part = list(rows[start : start + settings.batch_size])
-                request = self._request([self.prompts[i] for i in part], template, Draws((seed, PURPOSE, 0, 0), part))
-                out = self._engine.generate(backbone, adapter, request, sampling)
-                tokens = [ids[mask].tolist() for ids, mask in zip(out.response_ids, out.response_mask, strict=True)]
-                found += self._scored([self.prompts[i] for i in part], tokens, out.truncated, template, bar.update)
+        settings, found = self.settings, []
+        # No recorded kernels: they would hold memory that training needs.
+        length, size = self.max_response_tokens, settings.batch_size
+        sampling = SamplingSettings(length, settings.temperature, size, cuda_graphs=False)
+        for start in range(0, len(rows), size):
+            part = list(rows[start : start + size])
+            prompts = [self.prompts[i] for i in part]
+            request = self._request(prompts, template, Draws((seed, PURPOSE, 0, 0), part))
+            out = self._engine.generate(backbone, adapter, request, sampling, on_token)
+            tokens = [ids[mask].tolist() for ids, mask in zip(out.response_ids, out.response_mask, strict=True)]
+            found += self._scored(prompts, tokens, out.truncated, template)
         return found
 
     def _request(self, prompts: Sequence[ValidationPrompt], template: PromptTemplate, draws: Draws) -> Request:
@@ -206,10 +205,9 @@ class RMScore(nn.Module):
         tokens: Sequence[list[int]],
         truncated: Tensor,
         template: PromptTemplate,
-        on_rows: Callable[[int], Any],
     ) -> list[Answer]:
         texts, ended = [template.decode(ids) for ids in tokens], (~truncated).tolist()
-        scores = self.reward_model.score(prompts, texts, ended, on_rows)
+        scores = self.reward_model.score(prompts, texts, ended, lambda _: None)
         return [
             Answer(plain_text(p.prompt), text, score, len(ids), end)
             for p, text, score, ids, end in zip(prompts, texts, scores, tokens, ended, strict=True)

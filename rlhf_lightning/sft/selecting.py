@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+from tqdm.auto import tqdm
 
 from rlhf_lightning.artefacts import Source
 from rlhf_lightning.callbacks import log_text, markdown_table
 from rlhf_lightning.datamodule import StageDataModule
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.fitting.stopping import StopOnRequest
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.building import ADAPTER
 from rlhf_lightning.sft.rm_score import Answer, RMScore
@@ -88,8 +91,13 @@ class Selecting(StageModule):
 
     # -- at a validation ------------------------------------------------------------------------------------
 
+    def on_validation_start(self) -> None:
+        """Sample and score before the first batch: what is cut off here leaves a checkpoint that is yet to validate."""
+        if self.rm_score is not None and not self.trainer.sanity_checking:
+            self._table = self._score(self.rm_score)
+
     def measure(self, loss: float) -> None:
-        """Score the present weights, log it, and remember them if they are the best.
+        """Log the scores of the present weights, and remember these if they are the best.
 
         Args:
             loss: `val/loss`.
@@ -98,35 +106,49 @@ class Selecting(StageModule):
             return
         metrics = {"val/loss": loss}
         if self.rm_score is not None:
-            metrics |= self._log_rm_score(self.rm_score)
-        if self.trainer.training or (self.trainer.validating and self.trainer.state.fn == "fit"):
+            mean, error = mean_and_error(self._table[:, 0])
+            self.log(SCORE, mean, prog_bar=True)
+            self.log(SCORE_ERROR, error)
+            self.log("val/response_tokens", float(self._table[:, 1].mean()))
+            self.log("val/eos_rate", float(self._table[:, 2].mean()))
+            # Rounded as callbacks see it, so that they and we choose alike.
+            metrics |= {SCORE: _float32(mean), SCORE_ERROR: _float32(error)}
+        if self.trainer.state.fn == "fit":
             self.selection.measured(metrics, self.current_epoch + 1, self.global_step)
 
-    def _log_rm_score(self, rm_score: RMScore) -> dict[str, float]:
-        """Answers of all processes, each of which has its share of the prompts."""
+    def _score(self, rm_score: RMScore) -> Tensor:
+        """Score, tokens and end (0 or 1) of the response to each prompt, [N, 3]; a process samples its share."""
         strategy, count = self.trainer.strategy, len(rm_score.prompts)
         rows = range(self.global_rank, count, self.trainer.world_size)
-        visible = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero  # type: ignore[attr-defined]
         with (
             failing_together(lambda failed: strategy.reduce_boolean_decision(failed, all=False)),
             self.trainer.precision_plugin.forward_context(),
+            self._progress(len(rows) * rm_score.max_response_tokens) as progress,
         ):
             adapter = ADAPTER if self.lora else None
-            answers = rm_score.answers(self.backbone, adapter, self.template, self.seed, rows, visible)
+            answers = rm_score.answers(self.backbone, adapter, self.template, self.seed, rows, progress)
         # Each process fills in its own rows, so that the sum does not depend on how many there are.
         table = torch.zeros(count, 3, device=self.device)
-        own = [[a.score, float(a.tokens), float(a.ended)] for a in answers]
-        if own:
+        if answers:
+            own = [[a.score, float(a.tokens), float(a.ended)] for a in answers]
             table[list(rows)] = torch.tensor(own, device=self.device)
-        table = self.reduce_sum(table).cpu()
-        mean, error = mean_and_error(table[:, 0])
-        self.log(SCORE, mean, prog_bar=True)
-        self.log(SCORE_ERROR, error)
-        self.log("val/response_tokens", float(table[:, 1].mean()))
-        self.log("val/eos_rate", float(table[:, 2].mean()))
         self._log_samples(answers)
-        # As callbacks see it, so that they and we choose alike.
-        return {name: float(torch.tensor(v, dtype=torch.float32)) for name, v in ((SCORE, mean), (SCORE_ERROR, error))}
+        return self.reduce_sum(table).cpu()
+
+    @contextmanager
+    def _progress(self, tokens: int) -> Iterator[Callable[[int], None]]:
+        """A bar over the tokens that are sampled; between them the run stops if it was told to."""
+        visible = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero  # type: ignore[attr-defined]
+        stops: list[Any] = [c for c in self.trainer.callbacks if isinstance(c, StopOnRequest)]  # type: ignore[attr-defined]
+        with tqdm(total=tokens, desc="rm_score", unit=" tokens", leave=False, disable=not visible) as bar:
+
+            def progress(amount: int) -> None:
+                bar.update(amount)
+                if self.trainer.state.fn == "fit":
+                    for stop in stops:
+                        stop.check(self.trainer)
+
+            yield progress
 
     def _log_samples(self, answers: list[Answer]) -> None:
         rows: list[list[Any]] = [[a.prompt, a.response, a.score, a.tokens] for a in answers[:SHOWN]]
@@ -150,3 +172,7 @@ class Selecting(StageModule):
             return
         with self.selection.in_place():
             yield
+
+
+def _float32(value: float) -> float:
+    return float(torch.tensor(value, dtype=torch.float32))

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from rlhf_lightning.artefacts import Source
 from rlhf_lightning.cli import main
 from rlhf_lightning.fitting.stage_checkpoint import StageCheckpoint
 from rlhf_lightning.models.lora import LoraSettings
@@ -19,6 +20,7 @@ from rlhf_lightning.schedule import OptimizerSettings
 from rlhf_lightning.sft.data import DemonstrationDataModule
 from rlhf_lightning.sft.module import SFTModule
 from rlhf_lightning.sft.selection import Selection, SelectionSettings, mean_and_error
+from rlhf_lightning.text_reward_models import RewardError
 from tests.conftest import TinyRuns
 from tests.ppo.test_ppo_run import trainer
 
@@ -191,3 +193,46 @@ def test_bf16_and_a_checkpoint_validated_later(tiny: TinyRuns, capsys: pytest.Ca
     assert main(["validate", *args[1:]]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if " val/rm_score " in line]
     assert float(line.split()[-2]) == pytest.approx(metrics["val/rm_score"], rel=1e-6)
+
+
+class Failing(SFTModule):
+    """Its reward model fails once, in the middle of the second validation."""
+
+    fails = True
+
+    def build_rm_score(self, source: Source) -> None:
+        super().build_rm_score(source)
+        score, calls = self.rm_score.reward_model.score, []  # type: ignore[union-attr]
+
+        def failing(*args: Any) -> Any:
+            calls.append(1)
+            if self.fails and len(calls) == 4:
+                raise RewardError("no")
+            return score(*args)
+
+        self.rm_score.reward_model.score = failing  # type: ignore[union-attr, method-assign]
+
+
+def test_a_failing_reward_model_loses_no_validation(tiny: TinyRuns, tmp_path: Path) -> None:
+    """The checkpoint that the failure leaves has yet to validate: the resumed run does, and ends as if nothing was."""
+    select = SelectionSettings(str(tiny.root / "reward"), max_response_tokens=6, num_prompts=10, batch_size=5)
+
+    def fit(name: str, fails: bool, resume: bool = False) -> tuple[Failing, dict[str, float]]:
+        module = Failing("embedded:tiny", optimizer=OptimizerSettings(lr=3e-2), select=select, seed=5)
+        module.fails = fails
+        data = DemonstrationDataModule(DEMONSTRATIONS, DEMONSTRATIONS, batch_size=8, max_prompt_tokens=128)
+        callbacks = [StageCheckpoint(every_n_epochs=100)]
+        run = trainer(tmp_path / name, max_epochs=3, callbacks=callbacks, enable_checkpointing=True)
+        if fails:
+            with pytest.raises(RewardError):
+                run.fit(module, datamodule=data)
+            return module, {}
+        run.fit(module, datamodule=data, ckpt_path="last" if resume else None)
+        return module, json.loads((tmp_path / name / "final" / "stage.json").read_text())["metrics"]
+
+    whole, expected = fit("whole", fails=False)
+    fit("failed", fails=True)
+    resumed, metrics = fit("failed", fails=False, resume=True)
+    assert metrics == expected
+    assert all(torch.equal(p, whole.trainable()[n]) for n, p in resumed.trainable().items())
+    assert resumed.selection.state_dict()["best"] == whole.selection.state_dict()["best"]  # type: ignore[union-attr]
