@@ -115,6 +115,8 @@ def test_random_numbers_belong_to_seed_and_prompt(tiny: TinyRuns, tmp_path: Path
     assert [a.response for a in answers(module, seed=3)] != [a.response for a in once]
     some = answers(module, rows=[1, 4, 9])
     assert [a.response for a in some] == [once[i].response for i in (1, 4, 9)]
+    alone = [answers(module, rows=[i])[0].response for i in range(12)]
+    assert alone == [a.response for a in once[:12]], "neither neighbours nor padding matter"
     assert len({a.response for a in once}) > 10, "prompts have numbers of their own"
 
 

@@ -199,6 +199,8 @@ class Failing(SFTModule):
     """Its reward model fails once, in the middle of the second validation."""
 
     fails = True
+    best = 0
+    """Optimizer steps after which its scores are the highest."""
 
     def build_rm_score(self, source: Source) -> None:
         super().build_rm_score(source)
@@ -208,18 +210,19 @@ class Failing(SFTModule):
             calls.append(1)
             if self.fails and len(calls) == 4:
                 raise RewardError("no")
-            return score(*args)
+            return [value + 10 * (self.global_step == self.best) for value in score(*args)]
 
         self.rm_score.reward_model.score = failing  # type: ignore[union-attr, method-assign]
 
 
-def test_a_failing_reward_model_loses_no_validation(tiny: TinyRuns, tmp_path: Path) -> None:
+@pytest.mark.parametrize("best", [3, 6])
+def test_a_failing_reward_model_loses_no_validation(tiny: TinyRuns, tmp_path: Path, best: int) -> None:
     """The checkpoint that the failure leaves has yet to validate: the resumed run does, and ends as if nothing was."""
     select = SelectionSettings(str(tiny.root / "reward"), max_response_tokens=6, num_prompts=10, batch_size=5)
 
     def fit(name: str, fails: bool, resume: bool = False) -> tuple[Failing, dict[str, float]]:
         module = Failing("embedded:tiny", optimizer=OptimizerSettings(lr=3e-2), select=select, seed=5)
-        module.fails = fails
+        module.fails, module.best = fails, best
         data = DemonstrationDataModule(DEMONSTRATIONS, DEMONSTRATIONS, batch_size=8, max_prompt_tokens=128)
         callbacks = [StageCheckpoint(every_n_epochs=100)]
         run = trainer(tmp_path / name, max_epochs=3, callbacks=callbacks, enable_checkpointing=True)
@@ -234,5 +237,6 @@ def test_a_failing_reward_model_loses_no_validation(tiny: TinyRuns, tmp_path: Pa
     fit("failed", fails=True)
     resumed, metrics = fit("failed", fails=False, resume=True)
     assert metrics == expected
+    assert metrics["best/step"] == best
     assert all(torch.equal(p, whole.trainable()[n]) for n, p in resumed.trainable().items())
     assert resumed.selection.state_dict()["best"] == whole.selection.state_dict()["best"]  # type: ignore[union-attr]
