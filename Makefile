@@ -51,10 +51,11 @@ format: install  ## let ruff rewrite
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-data: install  ## make the quickstart's data again (needs its SFT model for the rankings: 15 minutes)
+data: install  ## make the quickstart's data again (needs its SFT model for the rankings: 20 minutes)
 	$(BIN)/python -m rlhf_lightning.quickstart.make_data prompts --out configs/quickstart/data
 	$(BIN)/python -m rlhf_lightning fit --config configs/quickstart/sft.yaml --trainer.default_root_dir checkpoints/data/sft --ckpt_path last
 	$(BIN)/python -m rlhf_lightning.quickstart.make_data rankings --policy checkpoints/data/sft --out configs/quickstart/data
+	$(BIN)/python -m rlhf_lightning.quickstart.make_data pretraining --out configs/quickstart/data
 
 clean:  ## remove the virtual environment (checkpoints stay)
 	rm -rf $(VENV)

@@ -10,5 +10,6 @@ predicts it (its logits, its value) at column P+t-1::
 
 Read in this order: prompts, rollout, roles, scoring, kl, rewards, advantages, buffer, loss, module, loop.
 Pretraining text (PPO-ptx): ptx (what and how much of it), ptx_update (its gradient and norms).
-Rewards other than the reward model: reward_terms (configuration), reward_functions, reward_models (text), reward_sum.
+Rewards other than the reward model: reward_terms (configuration), reward_functions, reward_sum; those that read
+text are in text_reward_models, beside the stages.
 """

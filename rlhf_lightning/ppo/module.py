@@ -31,7 +31,6 @@ from rlhf_lightning.ppo.policy_steps import PolicySteps
 from rlhf_lightning.ppo.prompts import PromptBatch
 from rlhf_lightning.ppo.ptx import PtxSettings
 from rlhf_lightning.ppo.ptx_update import PtxUpdate
-from rlhf_lightning.ppo.reward_functions import failing_together
 from rlhf_lightning.ppo.reward_sum import Rewards
 from rlhf_lightning.ppo.reward_terms import RewardFunction, RewardTerm
 from rlhf_lightning.ppo.rewards import token_rewards
@@ -45,6 +44,7 @@ from rlhf_lightning.rollouts.choice import build_engine
 from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from rlhf_lightning.stage import StageSettings
+from rlhf_lightning.text_reward_models import failing_together
 
 
 class PPOModule(PolicySteps):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,10 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.ppo.prompts import PromptRow
 from rlhf_lightning.ppo.reward_terms import RewardFunction
 from rlhf_lightning.prompt_template import plain_text
+from rlhf_lightning.text_reward_models import RewardError, shown
 
 _LARGEST = 3.4e38
 """Scores are float32."""
-_SHOWN = 80
-"""Characters of a prompt or response in a message."""
-
-
-class RewardError(UserError):
-    """A reward could not be computed."""
 
 
 class _Broken(Exception):
@@ -144,29 +138,3 @@ def _brief(error: Exception) -> str:
     message = " ".join(str(error).split())
     message = f": {message[:100]}" if message else ""
     return f"{type(error).__name__}{message} ({Path(frame.filename).name}, line {frame.lineno})"
-
-
-def shown(value: object) -> str:
-    """The beginning of a value, in quotes if it is a text."""
-    text = repr(value[:_SHOWN] if isinstance(value, str) else value)
-    cut = len(value) > _SHOWN if isinstance(value, str) else len(text) > _SHOWN
-    return f"{text[: _SHOWN + 2]}..." if cut else text
-
-
-@contextmanager
-def failing_together(any_process: Callable[[bool], bool]) -> Iterator[None]:
-    """Where a reward failed on one process, end them all: the others would wait for it for ever.
-
-    Args:
-        any_process: Whether any process says True.
-
-    Raises:
-        RewardError: One failed.
-    """
-    failure = None
-    try:
-        yield
-    except UserError as error:
-        failure = error
-    if any_process(failure is not None):
-        raise failure or RewardError("A reward failed on another process, which says for which prompt.")

@@ -14,10 +14,10 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.ppo.prompts import PromptRow
 from rlhf_lightning.ppo.reward_functions import FunctionReward
-from rlhf_lightning.ppo.reward_models import RewardReader, TextRewardModel
 from rlhf_lightning.ppo.reward_terms import MODEL, RewardFunction, RewardTerm, named_terms, reward_identity
 from rlhf_lightning.ppo.roles import Roles
 from rlhf_lightning.ppo.rollout import Rollout
+from rlhf_lightning.text_reward_models import RewardReader, TextRewardModel
 
 RewardSum: TypeAlias = Callable[[Rollout, Tensor], tuple[Tensor, dict[str, Tensor]]]
 """Takes a rollout and its scores by the reward model in `reward_from` [B] (zeros without one); gives the sum that is

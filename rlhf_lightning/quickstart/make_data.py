@@ -1,4 +1,5 @@
-"""Writes the quickstart's data: `python -m rlhf_lightning.quickstart.make_data {prompts,rankings} --out DIR`."""
+"""Writes the quickstart's data: `python -m rlhf_lightning.quickstart.make_data WHAT --out DIR`, for each of
+prompts, rankings and pretraining."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 from rlhf_lightning.quickstart.labelers import LABELERS
+from rlhf_lightning.quickstart.pretraining import openers, pretraining_rows
 from rlhf_lightning.quickstart.rows import (
     MAX_RESPONSES,
     MIN_RESPONSES,
@@ -18,6 +20,8 @@ from rlhf_lightning.quickstart.rows import (
     prompt_rows,
     ranking_rows,
 )
+from rlhf_lightning.quickstart.topics import bank_topics
+from rlhf_lightning.seeding import derive_seed
 
 PROMPT_FILES = {
     "demonstrations": ("demonstrations", 320),
@@ -30,6 +34,9 @@ PROMPT_FILES = {
     "heldout_unseen": ("heldout_unseen", 96),
 }
 """Split and default number of rows of each file, by the file's name without `.jsonl`."""
+
+PRETRAINING_FILES = {"pretraining": (False, 420), "pretraining_heldout": (True, 100)}
+"""Whether it is about the topics of held-out prompts, and the largest number of rows, by the file's name."""
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -123,6 +130,30 @@ def sample_and_rank(policy: str, out_dir: Path, seed: int) -> dict[str, int]:
     return write_rankings(out_dir, train, heldout, seed)
 
 
+def write_pretraining(base: str, out_dir: Path, seed: int) -> dict[str, int]:
+    """Write pretraining text that the base model makes up itself; held-out topics occur in none that is trained on.
+
+    Args:
+        base: Causal LM that writes.
+        out_dir: Where to; made if it does not exist.
+        seed: Of the samples.
+
+    Returns:
+        Rows written, by file name.
+    """
+    from rlhf_lightning.quickstart.sampling import continue_texts
+
+    out_dir.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for name, (held_out, limit) in PRETRAINING_FILES.items():
+        begun = openers(held_out)
+        texts = continue_texts(base, [opener for _, opener in begun], derive_seed(seed, name))
+        rows = pretraining_rows(begun, texts, () if held_out else bank_topics(True), limit)
+        write_rows(out_dir / f"{name}.jsonl", rows)
+        written[name] = len(rows)
+    return written
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; every file of prompts has an option for its size."""
     top = argparse.ArgumentParser(prog="python -m rlhf_lightning.quickstart.make_data", description=__doc__)
@@ -133,7 +164,9 @@ def parser() -> argparse.ArgumentParser:
         prompts.add_argument(f"--{option}", dest=name, type=int, default=default, metavar="N")
     rankings = commands.add_parser("rankings", help="rankings of a model's samples")
     rankings.add_argument("--policy", required=True, help="SFT artefact to sample from")
-    for command in (prompts, rankings):
+    pretraining = commands.add_parser("pretraining", help="pretraining text that the base model makes up")
+    pretraining.add_argument("--base", default="embedded:smollm2-135m-instruct", help="causal LM that writes it")
+    for command in (prompts, rankings, pretraining):
         command.add_argument("--out", type=Path, required=True, metavar="DIR")
         command.add_argument("--seed", type=int, default=0)
     return top
@@ -144,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     if args.command == "prompts":
         written = write_prompts(args.out, args.seed, {name: getattr(args, name) for name in PROMPT_FILES})
+    elif args.command == "pretraining":
+        written = write_pretraining(args.base, args.out, args.seed)
     else:
         written = sample_and_rank(args.policy, args.out, args.seed)
     for name, count in written.items():

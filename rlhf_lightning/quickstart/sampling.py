@@ -1,11 +1,16 @@
-"""Responses of a model to be ranked: the only part of making the data that needs a model."""
+"""What a model writes, to be ranked or as pretraining text: the only part of making the data that needs a model."""
 
 from __future__ import annotations
 
 import torch
+from tqdm.auto import tqdm
 
 from rlhf_lightning.artefacts import open_source
 from rlhf_lightning.evaluation.respond import Panel
+from rlhf_lightning.models.backbone import Backbone, load_causal_lm, load_tokenizer
+from rlhf_lightning.ppo.prompts import PromptItem, collate_prompts
+from rlhf_lightning.ppo.rollout import sample_rollout
+from rlhf_lightning.rollouts.native_engine import NativeEngine
 from rlhf_lightning.rollouts.settings import SamplingSettings
 
 TEMPERATURES = (1.0, 0.7, 1.3)
@@ -34,3 +39,39 @@ def sample_responses(
         for i, response in zip(wanted, responses, strict=True):
             samples[i].append((response.text, response.ended))
     return samples
+
+
+@torch.no_grad()
+def continue_texts(
+    base: str, openers: list[str], seed: int, max_tokens: int = 128, batch_size: int = 64
+) -> list[tuple[str, bool]]:
+    """What a causal LM writes after each opener at temperature 1, as (continuation, ended by itself).
+
+    No chat template: the opener is the beginning of a document. Any special token is its end.
+
+    Args:
+        base: Causal LM.
+        openers: Beginnings.
+        seed: Same seed, machine and versions: same texts.
+        max_tokens: Longer texts are cut.
+        batch_size: Openers decoded together.
+    """
+    source = open_source(base, "--base")
+    backbone = Backbone(load_causal_lm(source.model, torch.bfloat16, "--base"))
+    tokenizer = load_tokenizer(source.tokenizer)
+    special = set(tokenizer.all_special_ids)
+    settings = SamplingSettings(max_tokens, batch_size=batch_size)
+    items = [PromptItem(tokenizer(text, add_special_tokens=False)["input_ids"], text) for text in openers]
+    written = []
+    for start in tqdm(range(0, len(items), batch_size), desc="pretraining text", unit="batch"):
+        part = items[start : start + batch_size]
+        batch = collate_prompts(part, tokenizer.pad_token_id, range(start, start + len(part)))
+        key = (seed, "pretraining text", 0, 0)
+        ids = tokenizer.eos_token_id, tokenizer.pad_token_id
+        with torch.autocast("cpu", torch.bfloat16):
+            rollout = sample_rollout(NativeEngine(), backbone, None, batch, settings, key, *ids)
+        for tokens, mask in zip(rollout.response_ids, rollout.response_mask, strict=True):
+            said = tokens[mask].tolist()
+            end = next((i for i, token in enumerate(said) if token in special), None)
+            written.append((tokenizer.decode(said[:end]), end is not None))
+    return written

@@ -19,12 +19,14 @@ from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.residual_dropout import residual_dropout as find_dropout
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from rlhf_lightning.sft.packing import SFTBatch
-from rlhf_lightning.stage import StageModule, StageSettings
+from rlhf_lightning.sft.selecting import Selecting
+from rlhf_lightning.sft.selection import SelectionSettings
+from rlhf_lightning.stage import StageSettings
 
 KEY = "model.init_args.base_model"
 
 
-class SFTModule(StageModule):
+class SFTModule(Selecting):
     """Fine-tunes a causal LM on demonstrations; the loss is on response tokens only (EOS included).
 
     Whether the paper masks prompts is not stated; training on prompts would spend a small model on text it
@@ -46,6 +48,7 @@ class SFTModule(StageModule):
         trust_remote_code: bool = False,
         memory: MemorySettings = MemorySettings(),  # noqa: B008
         residual_dropout: float | None = None,
+        select: SelectionSettings | None = None,
     ) -> None:
         """
         Args:
@@ -62,19 +65,24 @@ class SFTModule(StageModule):
             memory: Tokens of a forward, gradient checkpointing.
             residual_dropout: Dropout of what layers add to the residual stream (C.1: 0.2 for the 16-epoch baseline),
                 where the architecture has it; null leaves the model's own.
+            select: Score responses by a reward model at every validation, and leave the best weights in `final/`
+                (C.1); null leaves the last.
         """
         source = open_source(base_model, KEY)
         settings = StageSettings(
             lora, optimizer, schedule, pad_token, prompt_format, chat_template, seed, trust_remote_code, memory
         )
-        super().__init__(source, KEY, settings, locals())
+        chosen = {"select": select.identity() if select else None}
+        super().__init__(source, KEY, settings, locals() | chosen)
         self.dropout = find_dropout(residual_dropout, source.model, KEY, trust_remote_code)
         self.val_nll = MeanMetric()
+        self.init_selection(select)
 
     def build_model(self) -> None:
         dtype = base_dtype(self.precision, self.lora)
         changed = self.dropout.options if self.dropout else None
         self.backbone = build_backbone(self.source, self.lora, dtype, KEY, self.trust_remote_code, changed)
+        self.build_rm_score(self.source)
 
     def token_losses(self, batch: SFTBatch) -> Tensor:
         """Negative log-likelihood of every target token of a batch, in reading order; [N] nats."""
@@ -112,7 +120,7 @@ class SFTModule(StageModule):
         self.val_nll.update(losses.mean(), losses.numel())
 
     def on_validation_epoch_end(self) -> None:
-        self._log_nll("val")
+        self.measure(self._log_nll("val"))
 
     def test_step(self, batch: SFTBatch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -124,15 +132,17 @@ class SFTModule(StageModule):
         """Negative log-likelihoods of the batch's response tokens, [N] nats."""
         return self._all_token_losses(batch)
 
-    def _log_nll(self, split: str) -> None:
+    def _log_nll(self, split: str) -> float:
         loss = self.val_nll.compute()
         self.log(f"{split}/loss", loss, prog_bar=True)
         self.log(f"{split}/perplexity", torch.exp(loss))
         self.val_nll.reset()
+        return float(loss)
 
     def save_weights(self, directory: Path) -> None:
-        if self.lora:
-            save_adapter(directory, self.backbone, ADAPTER, self.source.model)
-            return
-        with self.dropout.put_back(self.backbone.lm.config) if self.dropout else nullcontext():
-            save_full(directory, self.backbone)
+        with self.selected_weights():
+            if self.lora:
+                save_adapter(directory, self.backbone, ADAPTER, self.source.model)
+                return
+            with self.dropout.put_back(self.backbone.lm.config) if self.dropout else nullcontext():
+                save_full(directory, self.backbone)

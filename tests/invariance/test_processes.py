@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.resume.chains import Bench, Scenario
+from tests.resume.chains import SELECT, Bench, Scenario
 from tests.resume.comparison import scalars, weights
 from tests.resume.kill_server import KillServer
 
@@ -58,6 +58,16 @@ def test_limits_and_averages_are_those_of_one(bench: Bench, overlay: str) -> Non
     assert_close(bench.root / one.name, bench.root / two.name)
     skipped = [v for (tag, _), v in scalars(bench.root / one.name).items() if tag == "policy/skipped_minibatches"]
     assert any(skipped)
+
+
+def test_two_processes_choose_as_one(bench: Bench) -> None:
+    """Prompts are shared out, and scores added up: 9 prompts, of which one process has 5."""
+    common = (*SELECT, *SMOOTH, "--trainer.max_epochs", "2")
+    one = Scenario("select-1", "sft", common)
+    two = Scenario("select-2", "sft", (*common, *TWO, "--data.init_args.batch_size", "2"))
+    bench.finish(one, one.name)
+    bench.finish(two, two.name)
+    assert_close(bench.root / one.name, bench.root / two.name)
 
 
 def assert_close(run: Path, other: Path) -> None:

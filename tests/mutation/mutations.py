@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.mutation import batches, gradients, logprobs, ppo, pretraining, ragged, ragged_attention, reward, rollouts
+from tests.mutation import (
+    batches,
+    gradients,
+    logprobs,
+    ppo,
+    pretraining,
+    ragged,
+    ragged_attention,
+    reward,
+    rollouts,
+    selection,
+)
 from tests.mutation import masked_and_tokens as tokens
 
 MUTATIONS = [
@@ -25,6 +36,7 @@ MUTATIONS = [
     *pretraining.TEXT,
     *pretraining.PTX,
     *pretraining.MIXING,
+    *selection.SELECTION,
     *reward.PAIRS_AND_LOSS,
     *reward.PAIR_METRICS,
     *batches.ROLLOUT,

@@ -14,11 +14,11 @@ from rlhf_lightning.artefacts import Source, open_source, read_info
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptRow
-from rlhf_lightning.ppo.reward_models import RewardReader
 from rlhf_lightning.ppo.reward_terms import RewardTerm
 from rlhf_lightning.ppo.rollout import Rollout
 from rlhf_lightning.ppo.scoring import score_rollout
 from rlhf_lightning.rollouts.settings import SamplingSettings
+from rlhf_lightning.text_reward_models import RewardReader
 from tests.conftest import TinyRuns
 from tests.ppo.test_ppo_run import data, trainer
 

@@ -18,13 +18,14 @@ from rlhf_lightning.data.kinds import Message
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptDataModule, PromptItem, PromptRow, collate_prompts
-from rlhf_lightning.ppo.reward_functions import FunctionReward, RewardError, failing_together
+from rlhf_lightning.ppo.reward_functions import FunctionReward
 from rlhf_lightning.ppo.reward_sum import Rewards
 from rlhf_lightning.ppo.reward_terms import RewardTerm, describe
 from rlhf_lightning.ppo.rollout import Rollout
 from rlhf_lightning.ppo.scoring import score_rollout
 from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
+from rlhf_lightning.text_reward_models import RewardError, failing_together
 from tests.conftest import TinyRuns
 from tests.ppo.reward_examples import Brevity, FailsWhere, letters, same_start
 from tests.ppo.test_ppo_run import data, module, trainer

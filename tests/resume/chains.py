@@ -22,8 +22,12 @@ class Scenario:
     name: str
     stage: str
     extra: tuple[str, ...] = ()
-    """Arguments, where {overlays} stands for the directory of configuration files beside this one."""
+    """Arguments, where {overlays} stands for the directory of configuration files beside this one, and {root} for that
+    of the runs."""
 
+
+SELECT = ("--config", "{overlays}/select.yaml", "--model.init_args.select.reward_from", "{root}/reward")
+"""After it, the reward model that selects."""
 
 SCENARIOS = (
     Scenario("sft-epoch-ends", "sft"),
@@ -45,6 +49,7 @@ SCENARIOS = (
         "ppo_init_sft",
         ("--config", "{overlays}/every_step.yaml", "--data.init_args.num_workers", "2"),
     ),
+    Scenario("sft-select", "sft", SELECT),
     Scenario("sft-two-processes", "sft", ("--config", "{overlays}/two_processes.yaml")),
     Scenario("ppo-two-processes", "ppo", ("--config", "{overlays}/two_processes.yaml")),
     Scenario("ppo-stock-checkpoints", "ppo", ("--config", "{overlays}/stock_checkpoints.yaml")),
@@ -71,7 +76,7 @@ class Bench:
     def command(self, scenario: Scenario, run: str) -> list[str]:
         """The command line of a run; the same for its first start and all others."""
         args = ["fit", "--config", f"configs/tiny/{scenario.stage}.yaml"]
-        args += [a.format(overlays=OVERLAYS) for a in scenario.extra]
+        args += [a.format(overlays=OVERLAYS, root=self.root) for a in scenario.extra]
         args += ["--trainer.default_root_dir", str(self.root / run), "--ckpt_path", "last"]
         args += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
         if scenario.stage == "reward":

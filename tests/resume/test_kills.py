@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.resume.chains import SCENARIOS, Bench, Scenario
+from tests.resume.chains import SCENARIOS, SELECT, Bench, Scenario
 from tests.resume.comparison import differences, scalars, weights
 from tests.resume.kill_server import KillServer
 
@@ -62,6 +62,7 @@ EVERY_CHECKPOINT = [
     Scenario("all-ppo-kl", "ppo", ("--config", "{overlays}/kl.yaml", "--trainer.max_epochs", "2")),
     Scenario("all-ppo-ptx", "ppo_ptx", ("--config", "{overlays}/kl.yaml", "--trainer.max_epochs", "2")),
     Scenario("all-sft-pretraining", "ppo_init_sft", ("--data.init_args.batch_size", "6")),
+    Scenario("all-sft-select", "sft", (*SELECT, "--trainer.max_epochs", "2")),
     Scenario("all-ppo-budget", "ppo", ("--config", "{overlays}/budget.yaml")),
 ]
 KEEP_ALL = ("--config", "{overlays}/keep_all.yaml")

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.artefacts import Source
 from rlhf_lightning.data.kinds import PromptLike
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.memory import split_by_tokens
 from rlhf_lightning.models.backbone import Backbone, load_causal_lm, load_tokenizer
 from rlhf_lightning.models.building import attach_adapter, build_head, merge_into
 from rlhf_lightning.models.limits import load_limits
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.ragged import from_lengths
-from rlhf_lightning.ppo.prompts import PromptRow
-from rlhf_lightning.ppo.reward_functions import RewardError, shown
 from rlhf_lightning.prompt_template import PromptTemplate, as_messages, plain_text
+
+_SHOWN = 80
+"""Characters of a prompt or response in a message."""
+
+
+class RewardError(UserError):
+    """A reward could not be computed."""
+
+
+class Prompted(Protocol):
+    """Anything that has a prompt."""
+
+    @property
+    def prompt(self) -> PromptLike: ...
 
 
 class RewardReader:
@@ -134,7 +148,7 @@ class TextRewardModel(nn.Module):
 
     @torch.no_grad()
     def score(
-        self, rows: Sequence[PromptRow], responses: Sequence[str], ended: Sequence[bool], on_rows: Callable[[int], None]
+        self, rows: Sequence[Prompted], responses: Sequence[str], ended: Sequence[bool], on_rows: Callable[[int], None]
     ) -> list[float]:
         """One score for each response, read at its last token.
 
@@ -170,3 +184,29 @@ class TextRewardModel(nn.Module):
             hidden = backbone.hidden_ragged(from_lengths(tokens, lengths))
         scores: Tensor = self.head(hidden[lengths.cumsum(0) - 1])
         return scores
+
+
+def shown(value: object) -> str:
+    """The beginning of a value, in quotes if it is a text."""
+    text = repr(value[:_SHOWN] if isinstance(value, str) else value)
+    cut = len(value) > _SHOWN if isinstance(value, str) else len(text) > _SHOWN
+    return f"{text[: _SHOWN + 2]}..." if cut else text
+
+
+@contextmanager
+def failing_together(any_process: Callable[[bool], bool]) -> Iterator[None]:
+    """Where a reward failed on one process, end them all: the others would wait for it for ever.
+
+    Args:
+        any_process: Whether any process says True.
+
+    Raises:
+        RewardError: One failed.
+    """
+    failure = None
+    try:
+        yield
+    except UserError as error:
+        failure = error
+    if any_process(failure is not None):
+        raise failure or RewardError("A reward failed on another process, which says for which prompt.")
