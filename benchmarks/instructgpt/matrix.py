@@ -1,0 +1,194 @@
+"""Which runs the experiments need, as command lines of the project's own stages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.instructgpt.plan import Evaluation, Job, Places
+from benchmarks.instructgpt.scale import DEFAULT_BETA, KL_BUDGET, RECOMMENDED_GAMMA, Scale
+
+CONFIGS = Path("configs/quickstart")
+GPU = "configs/trainer/gpu_bf16.yaml"
+MODEL, DATA = "model.init_args", "data.init_args"
+GOLD = [{"function": "benchmarks.instructgpt.gold_reward.gold", "weight": 0.0, "name": "gold"}]
+NEVER = 1e9
+"""A KL budget that is never spent; it makes PPO measure the KL where β is 0."""
+
+Keys = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Makes the jobs."""
+
+    scale: Scale
+    places: Places
+    device: str
+    seeds: tuple[int, ...]
+    extra: tuple[str, ...] = ()
+    """More arguments for every stage."""
+
+    def jobs(self) -> list[Job]:
+        """All of them, in the order in which they are wanted."""
+        jobs = []
+        for seed in self.seeds:
+            jobs += [self.sft(seed), self.reward(seed), self.starts(seed)]
+            jobs += [self.ppo(seed, 0.0, DEFAULT_BETA, 3), self.ppo(seed, RECOMMENDED_GAMMA, DEFAULT_BETA, 2)]
+            jobs += [self.paper(seed), self.many_epochs(seed), self.selection(seed)]
+        for seed in self.seeds[: self.scale.side_seeds]:
+            jobs += [self.ppo(seed, g, DEFAULT_BETA, 5) for g in self.scale.gammas if g != RECOMMENDED_GAMMA]
+            jobs += [self.ppo(seed, g, b, 7) for g in (0.0, RECOMMENDED_GAMMA) for b in self.scale.betas]
+            jobs.append(self.budget(seed))
+        return jobs
+
+    # -- stages ---------------------------------------------------------------------------------------------
+
+    def sft(self, seed: int) -> Job:
+        """The SFT model that everything starts from."""
+        keys = self._sft_keys() | {"trainer.max_epochs": self.scale.sft_epochs}
+        everything = frozenset({"ordering", "tax", "beta", "recipe", "selection"})
+        return Job(f"sft-s{seed}", 0, everything, seed, self._fit("sft", seed, keys))
+
+    def reward(self, seed: int) -> Job:
+        """The reward model of a seed."""
+        name, sft = f"reward-s{seed}", f"sft-s{seed}"
+        keys = self._files("rankings", "rankings_heldout") | {
+            f"{MODEL}.init_from": self.places.run(sft),
+            f"{DATA}.demonstrations": CONFIGS / "data/demonstrations.jsonl",
+        }
+        evaluation = Evaluation(name, "reward", "", seed, sft, name)
+        everything = frozenset({"ordering", "tax", "beta", "recipe", "selection"})
+        return Job(name, 1, everything, seed, self._fit("reward", seed, keys), frozenset({sft}), (evaluation,))
+
+    def starts(self, seed: int) -> Job:
+        """Base and SFT, on the prompts that the policies are judged on."""
+        sft, reward = f"sft-s{seed}", f"reward-s{seed}"
+        found = tuple(
+            Evaluation(f"{name}-s{seed}", "policy", model, seed, sft, reward)
+            for name, model in (("sft", sft), ("base", self.scale.base_model))
+        )
+        wanted = frozenset({"ordering", "tax", "beta"})
+        return Job(f"starts-s{seed}", 4, wanted, seed, after=frozenset({sft, reward}), evaluations=found)
+
+    def ppo(self, seed: int, gamma: float, beta: float, priority: int) -> Job:
+        """PPO, or PPO-ptx where γ is above 0, at some β."""
+        experiments = {"beta"} if beta != DEFAULT_BETA or gamma in (0.0, RECOMMENDED_GAMMA) else set()
+        if beta == DEFAULT_BETA:
+            experiments.add("tax")
+            experiments |= {"ordering"} if gamma in (0.0, RECOMMENDED_GAMMA) else set()
+            experiments |= {"recipe"} if gamma == RECOMMENDED_GAMMA else set()
+        long = beta == 0.0 and gamma == 0.0
+        keys: Keys = {f"{MODEL}.kl_coef": beta}
+        if beta == 0.0:
+            keys[f"{MODEL}.kl.budget"] = NEVER
+        name = f"ppo-g{gamma:g}-b{beta:g}-s{seed}"
+        return self._ppo_job(name, seed, priority, experiments, gamma, beta, keys, long)
+
+    def budget(self, seed: int) -> Job:
+        """As PPO with β = 0, but with a KL budget."""
+        keys: Keys = {f"{MODEL}.kl_coef": 0.0, f"{MODEL}.kl.budget": KL_BUDGET}
+        return self._ppo_job(f"ppo-budget-s{seed}", seed, 6, {"beta"}, 0.0, 0.0, keys, long=True)
+
+    def paper(self, seed: int) -> Job:
+        """PPO-ptx as C.4 has it where that does not depend on the size of model and batch."""
+        keys: Keys = {
+            f"{MODEL}.kl_coef": 0.02,
+            f"{MODEL}.num_minibatches": 8,
+            f"{MODEL}.schedule.warmup": 80,  # the first 10 iterations
+            f"{MODEL}.ema": json.dumps({"decay": 0.992}),
+        }
+        return self._ppo_job(f"paper-s{seed}", seed, 3, {"recipe"}, RECOMMENDED_GAMMA, 0.02, keys, long=False)
+
+    def many_epochs(self, seed: int) -> Job:
+        """SFT for as long as the paper's baseline, every epoch's checkpoint kept."""
+        keep = {
+            "class_path": "rlhf_lightning.fitting.stage_checkpoint.StageCheckpoint",
+            "init_args": {"filename": "{epoch}", "save_top_k": -1, "every_n_epochs": 1},
+        }
+        keys = self._sft_keys() | {
+            "trainer.max_epochs": self.scale.select_epochs,
+            "trainer.callbacks": json.dumps([keep]),
+        }
+        return Job(f"epochs-s{seed}", 9, frozenset({"selection"}), seed, self._fit("sft", seed, keys))
+
+    def selection(self, seed: int) -> Job:
+        """Every epoch of that run by validation loss, RM score and gold."""
+        epochs, sft, reward = f"epochs-s{seed}", f"sft-s{seed}", f"reward-s{seed}"
+        name = f"selection-s{seed}"
+        evaluation = Evaluation(name, "selection", epochs, seed, sft, reward)
+        after = frozenset({epochs, sft, reward})
+        return Job(name, 9, frozenset({"selection"}), seed, after=after, evaluations=(evaluation,))
+
+    # -- command lines --------------------------------------------------------------------------------------
+
+    def _ppo_job(
+        self,
+        name: str,
+        seed: int,
+        priority: int,
+        experiments: set[str],
+        gamma: float,
+        beta: float,
+        keys: Keys,
+        long: bool,
+    ) -> Job:
+        sft, reward = f"sft-s{seed}", f"reward-s{seed}"
+        iterations = self.scale.long_iterations if long else self.scale.iterations
+        keys = self._files("prompts", "prompts_val") | keys
+        keys |= {
+            f"{MODEL}.policy_from": self.places.run(sft),
+            f"{MODEL}.reward_from": self.places.run(reward),
+            f"{MODEL}.reward": json.dumps(GOLD),
+            f"{MODEL}.sampling.max_response_tokens": self.scale.response_tokens,
+            f"{DATA}.batch_size": self.scale.prompts,
+            "trainer.max_epochs": iterations,
+            "trainer.check_val_every_n_epoch": iterations,
+        }
+        if gamma > 0:
+            keys |= {
+                f"{DATA}.pretrain": pretraining_file(held_out=False),
+                f"{MODEL}.ptx.coef": gamma,
+                f"{MODEL}.ptx.ratio": 8,
+                f"{MODEL}.ptx.context_tokens": self.scale.context_tokens,
+            }
+        evaluation = Evaluation(name, "policy", name, seed, sft, reward)
+        facts = (("gamma", gamma), ("beta", beta))
+        after = frozenset({sft, reward})
+        train = self._fit("ppo", seed, keys)
+        return Job(name, priority, frozenset(experiments), seed, train, after, (evaluation,), facts)
+
+    def _sft_keys(self) -> Keys:
+        keys: Keys = {f"{MODEL}.base_model": self.scale.base_model}
+        if self.scale.base_model.endswith("tiny"):
+            keys |= {f"{MODEL}.chat_template": "null", f"{MODEL}.lora.rank": 4}
+        return self._files("demonstrations", "demonstrations_val") | keys
+
+    def _files(self, train: str, val: str) -> Keys:
+        keys: Keys = {f"{DATA}.train": CONFIGS / f"data/{train}.jsonl", f"{DATA}.val": CONFIGS / f"data/{val}.jsonl"}
+        if self.scale.limit is not None:
+            keys |= {f"{DATA}.limit": self.scale.limit, f"{DATA}.max_prompt_tokens": 256}
+            keys |= {} if train == "prompts" else {f"{DATA}.max_response_tokens": 250}
+        return keys
+
+    def _fit(self, stage: str, seed: int, keys: Keys) -> tuple[str, ...]:
+        """Arguments of a stage; its directory, and resuming, are added by the job."""
+        args = ["fit", "--config", str(CONFIGS / f"{stage}.yaml")]
+        if self.device == "cuda":
+            args += ["--config", GPU]
+        args += ["--seed_everything", str(seed)]
+        args += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+        if self.device == "cpu":
+            args += ["--trainer.accelerator", "cpu"]
+        for key, value in keys.items():
+            args += [f"--{key}", str(value)]
+        for key, value in self.scale.overrides:
+            args += [f"--{key}", value]
+        return (*args, *self.extra)
+
+
+def pretraining_file(held_out: bool) -> Path:
+    """Pretraining text of the quickstart, or the tiny configurations' where it has none."""
+    path = CONFIGS / "data" / ("pretraining_heldout.jsonl" if held_out else "pretraining.jsonl")
+    return path if path.is_file() else Path("configs/tiny/data/pretraining.jsonl")

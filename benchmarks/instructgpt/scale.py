@@ -1,0 +1,66 @@
+"""How large the experiments are. The runs are the same at every scale but for the seeds of the side experiments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RECOMMENDED_GAMMA = 27.8
+"""C.4."""
+DEFAULT_BETA = 0.05
+"""Of the quickstart's PPO; the paper's 0.02 is one of the others."""
+KL_BUDGET = 6.0
+"""Nats per response, fixed before any run: the target that Ziegler et al. (2019) gave their controller."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes, and what they leave out."""
+
+    base_model: str = "embedded:smollm2-135m-instruct"
+    overrides: tuple[tuple[str, str], ...] = ()
+    """Keys that every stage gets."""
+    limit: int | None = None
+    """Rows read of each file; None for all."""
+    iterations: int = 16
+    """Of PPO and PPO-ptx (the quickstart's)."""
+    long_iterations: int = 48
+    """Of PPO without a KL penalty, which is to show over-optimisation."""
+    prompts: int = 64
+    """Prompts of an iteration."""
+    sft_epochs: int = 2
+    select_epochs: int = 16
+    """Of the SFT run whose checkpoints are selected from (C.1)."""
+    gammas: tuple[float, ...] = (1.0, 5.0, RECOMMENDED_GAMMA, 100.0)
+    betas: tuple[float, ...] = (0.0, 0.02, 0.2, 2.0)
+    """Beside the default."""
+    side_seeds: int = 1
+    """How many of the seeds the runs of other γ and β have; the main ones have all."""
+    rounds: int = 2
+    """Samples of each held-out prompt."""
+    held_out: int | None = None
+    """Held-out prompts of each file; None for all (160 and 96)."""
+    response_tokens: int = 32
+    context_tokens: int = 64
+    """Of a pretraining sequence."""
+
+
+SCALES = {
+    "tiny": Scale(
+        base_model="embedded:tiny",
+        overrides=(("trainer.precision", "32-true"), ("trainer.accelerator", "cpu")),
+        limit=16,
+        iterations=2,
+        long_iterations=3,
+        prompts=8,
+        sft_epochs=1,
+        select_epochs=2,
+        gammas=(1.0, 5.0, RECOMMENDED_GAMMA, 100.0),
+        betas=(0.0, 2.0),
+        rounds=1,
+        held_out=6,
+        response_tokens=8,
+        context_tokens=32,
+    ),
+    "small": Scale(),
+    "full": Scale(long_iterations=64, side_seeds=3, iterations=24),
+}
