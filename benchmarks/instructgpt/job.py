@@ -47,6 +47,7 @@ def run_job(job: Job, setting: Setting, parent: int = 0) -> None:
     import torch
 
     torch.set_num_threads(setting.threads)
+    sys.argv = sys.argv[:1]  # of the command: the stage's are given, and Lightning warns of two
     work(job, setting)
 
 

@@ -54,7 +54,7 @@ class Matrix:
     def reward(self, seed: int) -> Job:
         """The reward model of a seed."""
         name, sft = f"reward-s{seed}", f"sft-s{seed}"
-        keys = self._files("rankings", "rankings_heldout") | {
+        keys = self._files("rankings", None) | {
             f"{MODEL}.init_from": self.places.run(sft),
             f"{DATA}.demonstrations": CONFIGS / "data/demonstrations.jsonl",
         }
@@ -136,7 +136,7 @@ class Matrix:
     ) -> Job:
         sft, reward = f"sft-s{seed}", f"reward-s{seed}"
         iterations = self.scale.long_iterations if long else self.scale.iterations
-        keys = self._files("prompts", "prompts_val") | keys
+        keys = self._files("prompts", None) | keys
         keys |= {
             f"{MODEL}.policy_from": self.places.run(sft),
             f"{MODEL}.reward_from": self.places.run(reward),
@@ -144,7 +144,6 @@ class Matrix:
             f"{MODEL}.sampling.max_response_tokens": self.scale.response_tokens,
             f"{DATA}.batch_size": self.scale.prompts,
             "trainer.max_epochs": iterations,
-            "trainer.check_val_every_n_epoch": iterations,
         }
         if gamma > 0:
             keys |= {
@@ -165,8 +164,10 @@ class Matrix:
             keys |= {f"{MODEL}.chat_template": "null", f"{MODEL}.lora.rank": 4}
         return self._files("demonstrations", "demonstrations_val") | keys
 
-    def _files(self, train: str, val: str) -> Keys:
-        keys: Keys = {f"{DATA}.train": CONFIGS / f"data/{train}.jsonl", f"{DATA}.val": CONFIGS / f"data/{val}.jsonl"}
+    def _files(self, train: str, val: str | None) -> Keys:
+        """Without validation where the evaluations say more."""
+        checked = "null" if val is None else CONFIGS / f"data/{val}.jsonl"
+        keys: Keys = {f"{DATA}.train": CONFIGS / f"data/{train}.jsonl", f"{DATA}.val": checked}
         if self.scale.limit is not None:
             keys |= {f"{DATA}.limit": self.scale.limit, f"{DATA}.max_prompt_tokens": 256}
             keys |= {} if train == "prompts" else {f"{DATA}.max_response_tokens": 250}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import benchmarks.instructgpt.curves
-import benchmarks.instructgpt.judging
+import benchmarks.instructgpt.judging  # noqa: F401
 import rlhf_lightning.cli
 import rlhf_lightning.ppo.module
 import rlhf_lightning.reward.module

@@ -88,7 +88,7 @@ def markdown(claims: list[Claim], summary: dict[str, Any], pictures: list[str]) 
         mine = [c for c in claims if c.experiment == experiment]
         if not mine:
             continue
-        lines += [f"## {title[0].upper()}{title[1:]}", ""]
+        lines += [f"## {experiment}: {title}", ""]
         for claim in mine:
             lines += [f"**{claim.statement}: {claim.verdict}.** {claim.reason}", ""]
             if claim.rows:
