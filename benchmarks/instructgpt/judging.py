@@ -86,21 +86,22 @@ class Judge:
         return reward_model_quality(self.panel(evaluation), self.rows("rankings_heldout"))
 
     def selection(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Every kept epoch of an SFT run: RM score on validation prompts, gold there and on held-out prompts."""
+        """Epochs of an SFT run: validation loss and RM score as the run logged them, and gold of held-out prompts."""
         run = self.places.run(evaluation.model)
         panel = self.panel(evaluation, candidate=self.source(evaluation.model))
-        losses = validation_losses(run)
+        losses, scores = (validation(run, name) for name in ("val/loss", "val/rm_score"))
+        # Those that either selection would take, too.
+        chosen = {losses.index(min(losses)) + 1, scores.index(max(scores)) + 1, *chosen_epochs(len(losses))}
         epochs: dict[str, Any] = {}
-        for epoch in chosen_epochs(len(losses)):
+        for epoch in sorted(chosen):
             load_epoch(panel, "candidate", run, epoch)
-            val = self.respond(panel, "candidate", self.rows("prompts_val"), "validation", evaluation.seed, True)
             held = self.respond(panel, "candidate", self.rows("heldout_seen"), "held out", evaluation.seed, False)
             epochs[str(epoch)] = {
                 "val_loss": losses[epoch - 1],
-                "rm_score": [rounded([row["score"] for row in one]) for one in val],
+                "rm_score": scores[epoch - 1],
                 "gold": [rounded([row["gold"] for row in one]) for one in held],
             }
-        return {"epochs": epochs}
+        return {"epochs": epochs, "val_loss": losses, "rm_score": scores}
 
 
 def judged(row: dict[str, Any], response: Response) -> dict[str, Any]:
@@ -119,13 +120,13 @@ def chosen_epochs(count: int) -> list[int]:
     return [e for e in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if e <= count]
 
 
-def validation_losses(run: Path) -> list[float]:
-    """`val/loss` after each epoch."""
+def validation(run: Path, name: str) -> list[float]:
+    """A metric after each epoch."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
-    by_step = {e.step: e.value for e in events.Scalars("val/loss")}
+    by_step = {e.step: e.value for e in events.Scalars(name)}
     return [round(by_step[step], 5) for step in sorted(by_step)]
 
 

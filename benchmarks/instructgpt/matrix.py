@@ -46,10 +46,13 @@ class Matrix:
     # -- stages ---------------------------------------------------------------------------------------------
 
     def sft(self, seed: int) -> Job:
-        """The SFT model that everything starts from."""
-        keys = self._sft_keys() | {"trainer.max_epochs": self.scale.sft_epochs}
+        """The SFT model that reward model and policies start from (C.3): few epochs, with pretraining text."""
+        keys = self._sft_keys() | {
+            "trainer.max_epochs": self.scale.sft_epochs,
+            f"{DATA}.pretrain": pretraining_file(held_out=False),
+        }
         everything = frozenset({"ordering", "tax", "beta", "recipe", "selection"})
-        return Job(f"sft-s{seed}", 0, everything, seed, self._fit("sft", seed, keys))
+        return Job(f"sft-s{seed}", 0, everything, seed, self._fit("ppo_init_sft", seed, keys))
 
     def reward(self, seed: int) -> Job:
         """The reward model of a seed."""
@@ -102,24 +105,29 @@ class Matrix:
         return self._ppo_job(f"paper-s{seed}", seed, 3, {"recipe"}, RECOMMENDED_GAMMA, 0.02, keys, long=False)
 
     def many_epochs(self, seed: int) -> Job:
-        """SFT for as long as the paper's baseline, every epoch's checkpoint kept."""
+        """The paper's SFT baseline (C.1): many epochs, selected by RM score; every epoch's checkpoint is kept."""
+        name, sft, reward = f"epochs-s{seed}", f"sft-s{seed}", f"reward-s{seed}"
         keep = {
             "class_path": "rlhf_lightning.fitting.stage_checkpoint.StageCheckpoint",
             "init_args": {"filename": "{epoch}", "save_top_k": -1, "every_n_epochs": 1},
         }
+        select = {"reward_from": str(self.places.run(reward)), "prompts": str(CONFIGS / "data/prompts_val.jsonl")}
         keys = self._sft_keys() | {
             "trainer.max_epochs": self.scale.select_epochs,
             "trainer.callbacks": json.dumps([keep]),
+            f"{MODEL}.select": json.dumps(select | {"max_response_tokens": self.scale.response_tokens}),
         }
-        return Job(f"epochs-s{seed}", 9, frozenset({"selection"}), seed, self._fit("sft", seed, keys))
+        train, after = self._fit("sft", seed, keys), frozenset({sft, reward})
+        evaluation = Evaluation(f"sft16-s{seed}", "policy", name, seed, sft, reward)
+        return Job(name, 4, frozenset({"selection", "ordering"}), seed, train, after, (evaluation,))
 
     def selection(self, seed: int) -> Job:
-        """Every epoch of that run by validation loss, RM score and gold."""
+        """Epochs of that run by gold, beside validation loss and RM score."""
         epochs, sft, reward = f"epochs-s{seed}", f"sft-s{seed}", f"reward-s{seed}"
         name = f"selection-s{seed}"
         evaluation = Evaluation(name, "selection", epochs, seed, sft, reward)
         after = frozenset({epochs, sft, reward})
-        return Job(name, 9, frozenset({"selection"}), seed, after=after, evaluations=(evaluation,))
+        return Job(name, 6, frozenset({"selection"}), seed, after=after, evaluations=(evaluation,))
 
     # -- command lines --------------------------------------------------------------------------------------
 
@@ -149,13 +157,13 @@ class Matrix:
             keys |= {
                 f"{DATA}.pretrain": pretraining_file(held_out=False),
                 f"{MODEL}.ptx.coef": gamma,
-                f"{MODEL}.ptx.ratio": 8,
+                f"{MODEL}.ptx.ratio": self.scale.ptx_ratio,
                 f"{MODEL}.ptx.context_tokens": self.scale.context_tokens,
             }
         evaluation = Evaluation(name, "policy", name, seed, sft, reward)
         facts = (("gamma", gamma), ("beta", beta))
         after = frozenset({sft, reward})
-        train = self._fit("ppo", seed, keys)
+        train = self._fit("ppo_ptx" if gamma > 0 else "ppo", seed, keys)
         return Job(name, priority, frozenset(experiments), seed, train, after, (evaluation,), facts)
 
     def _sft_keys(self) -> Keys:
@@ -190,6 +198,5 @@ class Matrix:
 
 
 def pretraining_file(held_out: bool) -> Path:
-    """Pretraining text of the quickstart, or the tiny configurations' where it has none."""
-    path = CONFIGS / "data" / ("pretraining_heldout.jsonl" if held_out else "pretraining.jsonl")
-    return path if path.is_file() else Path("configs/tiny/data/pretraining.jsonl")
+    """Pretraining text of the quickstart."""
+    return CONFIGS / "data" / ("pretraining_heldout.jsonl" if held_out else "pretraining.jsonl")

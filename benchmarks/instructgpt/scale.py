@@ -40,6 +40,8 @@ class Scale:
     held_out: int | None = None
     """Held-out prompts of each file; None for all (160 and 96)."""
     response_tokens: int = 32
+    ptx_ratio: int = 8
+    """Pretraining sequences for each response (C.4)."""
     context_tokens: int = 64
     """Of a pretraining sequence."""
 

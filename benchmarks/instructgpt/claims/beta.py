@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def _budget(evidence: Evidence) -> Claim:
     seeds = evidence.seeds("ppo-g0-b0", "ppo-budget")
     if not seeds:
         missing = no_data("beta", BUDGET, "PPO with β = 0, with and without a budget")
-        return Claim(**{**vars(missing), "columns": COLUMNS, "rows": rows})
+        return replace(missing, columns=COLUMNS, rows=rows)
     parts, verdicts, numbers = [], [], {}
     for seed in seeds:
         found = onset_of(evidence, f"ppo-g0-b0-s{seed}")

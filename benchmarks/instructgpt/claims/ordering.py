@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,15 @@ from benchmarks.instructgpt.claims.claim import Claim, above, no_data, within, w
 from benchmarks.instructgpt.claims.evidence import Array, Evidence, gold, mean_over_units, seen, shown, wins
 
 PPO, PTX = "ppo-g0-b0.05", "ppo-g27.8-b0.05"
-NAMES = {"base": "base", "sft": "SFT", PPO: "PPO", PTX: "PPO-ptx, γ = 27.8"}
+NAMES = {
+    "base": "base",
+    "sft": "SFT that PPO starts from",
+    "sft16": "SFT baseline, by RM score",
+    PPO: "PPO",
+    PTX: "PPO-ptx, γ = 27.8",
+}
 MARGIN = 0.05
-ORDER = "base < SFT < PPO on the gold preference"
+ORDER = "base < SFT < PPO on the gold preference, for both SFT models"
 CLOSE = "PPO-ptx within 5 points of PPO on gold win rate over SFT"
 COLUMNS = ("model", "seed", "gold, seen", "gold, unseen", "wins over SFT", "RM score", "KL", "tokens", "EOS")
 
@@ -23,13 +30,15 @@ def ordering(evidence: Evidence) -> list[Claim]:
 
 
 def _order(evidence: Evidence) -> Claim:
-    seeds = evidence.seeds("base", "sft", PPO)
+    seeds = evidence.seeds("base", "sft", "sft16", PPO)
     if not seeds:
-        return no_data("ordering", ORDER, "base, SFT and PPO of one seed")
-    tables = {m: evidence.table(m, seeds, gold) for m in ("base", "sft", PPO)}
+        return replace(no_data("ordering", ORDER, "base, both SFT models and PPO of one seed"), **_table(evidence))
+    tables = {m: evidence.table(m, seeds, gold) for m in ("base", "sft", "sft16", PPO)}
     steps = {
         "SFT - base": tables["sft"] - tables["base"],
+        "SFT baseline - base": tables["sft16"] - tables["base"],
         "PPO - SFT": tables[PPO] - tables["sft"],
+        "PPO - SFT baseline": tables[PPO] - tables["sft16"],
     }
     pooled = {name: mean_over_units(table) for name, table in steps.items()}
     each = {name: {s: mean_over_units(table[[i]]) for i, s in enumerate(seeds)} for name, table in steps.items()}
@@ -41,7 +50,11 @@ def _order(evidence: Evidence) -> Claim:
     reason = "; ".join(f"{n}: {shown(i)} gold over {len(seeds)} seeds" for n, i in pooled.items())
     reason += f". Against it: {', '.join(against)}." if against else ". Every seed agrees in sign."
     numbers = {n: {"all": vars(i)} | {str(s): vars(x) for s, x in each[n].items()} for n, i in pooled.items()}
-    return Claim("ordering", ORDER, verdict, reason, COLUMNS, tuple(_rows(evidence)), numbers)
+    return replace(Claim("ordering", ORDER, verdict, reason, numbers=numbers), **_table(evidence))
+
+
+def _table(evidence: Evidence) -> dict[str, Any]:
+    return {"columns": COLUMNS, "rows": tuple(_rows(evidence))}
 
 
 def _close(evidence: Evidence) -> Claim:

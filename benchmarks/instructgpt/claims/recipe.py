@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.instructgpt.claims.claim import Claim, no_data
@@ -29,7 +30,7 @@ def recipe(evidence: Evidence) -> list[Claim]:
                 diverged += [f"seed {training['seed']}: {'; '.join(reasons)}"] if reasons else []
     if not seeds:
         missing = no_data("recipe", STATEMENT, "runs with the paper's recipe")
-        return [Claim(**{**vars(missing), "columns": COLUMNS, "rows": tuple(rows)})]
+        return [replace(missing, columns=COLUMNS, rows=tuple(rows))]
     reason = f"{len(seeds) - len(diverged)} of {len(seeds)} seeds trained to their end without diverging"
     reason += f" ({'; '.join(diverged)})." if diverged else "."
     verdict: Any = "not met" if diverged else "met" if len(seeds) >= 3 else "undecided"

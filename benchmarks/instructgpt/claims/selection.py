@@ -29,7 +29,7 @@ def selection(evidence: Evidence) -> list[Claim]:
     rows, gains, numbers = [], [], {}
     for seed, epochs in sorted(found.items()):
         gold = {int(e): np.asarray(v["gold"], float).mean(0) for e, v in epochs.items()}
-        score = {int(e): float(np.asarray(v["rm_score"], float).mean()) for e, v in epochs.items()}
+        score = {int(e): float(v["rm_score"]) for e, v in epochs.items()}
         loss = {int(e): float(v["val_loss"]) for e, v in epochs.items()}
         by_loss, by_score = min(loss, key=lambda e: loss[e]), max(score, key=lambda e: score[e])
         best = max(gold, key=lambda e: float(gold[e].mean()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.instructgpt.claims.claim import Claim, above, no_data
@@ -32,7 +33,7 @@ def tax(evidence: Evidence) -> list[Claim]:
     text = _claim(evidence, TEXT, lambda r: -text_nll(r) / _mean_tokens(r))
     tasks = _claim(evidence, TASKS, exact)
     rows = tuple(_rows(evidence))
-    return [Claim(**{**vars(text), "columns": COLUMNS if rows else (), "rows": rows}), tasks]
+    return [replace(text, columns=COLUMNS if rows else (), rows=rows), tasks]
 
 
 def _claim(evidence: Evidence, what: str, goodness: Measure) -> Claim:
