@@ -11,10 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.instructgpt.job import Setting
+from benchmarks.instructgpt.job import Setting, placed
+from benchmarks.instructgpt.labeler_groups import write_group_rankings
 from benchmarks.instructgpt.matrix import Matrix
 from benchmarks.instructgpt.plan import EXPERIMENTS, Job, Places, needed
 from benchmarks.instructgpt.queue import Queue
+from benchmarks.instructgpt.real_data import split_real_data
+from benchmarks.instructgpt.real_matrix import real_jobs
 from benchmarks.instructgpt.records import read_record, write_record
 from benchmarks.instructgpt.scale import SCALES
 from benchmarks.instructgpt.summary import summarise
@@ -71,8 +74,11 @@ def run(args: argparse.Namespace) -> int:
     places, scale = Places(args.out), SCALES[args.scale]
     extra = ("--model.init_args.sampling.cuda_graphs", "false") if args.no_cuda_graphs else ()
     matrix = Matrix(scale, places, args.device, tuple(args.seeds), extra)
+    if "real" in (args.only or ()) and args.data is None:
+        raise UserError("--only real needs --data, a directory with real data (README.md says which files).")
     wanted = frozenset(args.only or [e for e in EXPERIMENTS if e != "real" or args.data])
-    jobs = needed(matrix.jobs(), wanted)
+    every = matrix.jobs() + (real_jobs(matrix) if args.data else [])
+    jobs = needed(every, wanted)
     settings = {"scale": args.scale, "device": args.device, "seeds": " ".join(map(str, args.seeds))}
     if args.plan:
         print_plan(jobs, places)
@@ -93,6 +99,10 @@ def work(args: argparse.Namespace, jobs: list[Job], places: Places, settings: di
         os.environ.update(KEEP_MEMORY)
     scale = SCALES[args.scale]
     resolve(scale.base_model)  # converted once, before several processes ask for it
+    if any(job.name == "groups" for job in jobs):
+        write_group_rankings(places.out / "data/groups")
+    if args.data is not None:
+        split_real_data(args.data, places.out / "data/real")
     setting = Setting(scale, places, args.device, threads, not args.no_cuda_graphs)
     queue = Queue(jobs, setting, args.jobs, args.start)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -133,5 +143,4 @@ def print_plan(jobs: list[Job], places: Places) -> None:
         made = ", ".join(e.record for e in job.evaluations)
         print(f"{job.name} ({state}){f': makes {made}' if made else ''}")
         if job.train:
-            run_directory = ["--trainer.default_root_dir", str(places.run(job.name)), "--ckpt_path", "last"]
-            print("    python -m rlhf_lightning " + shlex.join([*job.train, *run_directory]))
+            print("    python -m rlhf_lightning " + shlex.join([*job.train, *placed(job, places.run(job.name))]))

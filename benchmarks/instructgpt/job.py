@@ -73,7 +73,7 @@ def fit(job: Job, setting: Setting) -> None:
         return
     run = places.run(job.name)
     start = time.perf_counter()
-    status = main([*job.train, "--trainer.default_root_dir", str(run), "--ckpt_path", "last"])
+    status = main([*job.train, *placed(job, run)])
     seconds = _attempts(run, time.perf_counter() - start)
     if status:
         sys.exit(status)
@@ -81,10 +81,21 @@ def fit(job: Job, setting: Setting) -> None:
     _forget()
 
 
+def placed(job: Job, run: Path) -> list[str]:
+    """Arguments that say where a job's run is, and that it goes on where it was."""
+    if job.train[0] == "crossvalidate":
+        return ["--out", str(run)]
+    return ["--trainer.default_root_dir", str(run), "--ckpt_path", "last"]
+
+
 def training_record(job: Job, setting: Setting, run: Path, seconds: list[float]) -> dict[str, Any]:
     """Seconds, metrics and curves of a finished run."""
     from benchmarks.instructgpt.curves import trajectory
 
+    if job.train[0] == "crossvalidate":
+        result = json.loads((run / "crossvalidation.json").read_text())
+        head = {"job": job.name, "seed": job.seed, "seconds": round(sum(seconds), 1), "result": result}
+        return head | environment(setting.device)
     info = json.loads((run / "final" / "stage.json").read_text())
     metrics = {k: v for k, v in info["metrics"].items() if isinstance(v, float) and abs(v) < float("inf")}
     record = {"job": job.name, "seed": job.seed, "stage": info["stage"], "seconds": round(sum(seconds), 1)}

@@ -12,6 +12,7 @@ import torch
 from benchmarks.instructgpt.exact_match import items
 from benchmarks.instructgpt.matrix import CONFIGS, pretraining_file
 from benchmarks.instructgpt.plan import Evaluation, Places
+from benchmarks.instructgpt.real_judging import judge_real, judge_real_reward
 from benchmarks.instructgpt.records import rounded
 from benchmarks.instructgpt.scale import Scale
 from benchmarks.instructgpt.tax import exact_matches, text_losses
@@ -102,6 +103,15 @@ class Judge:
                 "gold": [rounded([row["gold"] for row in one]) for one in held],
             }
         return {"epochs": epochs, "val_loss": losses, "rm_score": scores}
+
+    def real(self, evaluation: Evaluation) -> dict[str, Any]:
+        """A model on real data."""
+        panel, data = self.panel(evaluation, policy=self.source(evaluation.model)), self.places.out / "data/real"
+        return judge_real(panel, evaluation, data, self.scale, self.sampling.cuda_graphs)
+
+    def real_reward(self, evaluation: Evaluation) -> dict[str, Any]:
+        """The reward model on real data."""
+        return judge_real_reward(self.panel(evaluation), self.places.out / "data/real", self.scale)
 
 
 def judged(row: dict[str, Any], response: Response) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.instructgpt.plan import Evaluation, Job, Places
 from benchmarks.instructgpt.scale import DEFAULT_BETA, KL_BUDGET, RECOMMENDED_GAMMA, Scale
+from rlhf_lightning.commands import COMMANDS
 
 CONFIGS = Path("configs/quickstart")
 GPU = "configs/trainer/gpu_bf16.yaml"
@@ -35,12 +36,14 @@ class Matrix:
         jobs = []
         for seed in self.seeds:
             jobs += [self.sft(seed), self.reward(seed), self.starts(seed)]
-            jobs += [self.ppo(seed, 0.0, DEFAULT_BETA, 3), self.ppo(seed, RECOMMENDED_GAMMA, DEFAULT_BETA, 2)]
+            jobs += [self.ppo(seed, 0.0, DEFAULT_BETA, 2), self.ppo(seed, RECOMMENDED_GAMMA, DEFAULT_BETA, 2)]
             jobs += [self.paper(seed), self.many_epochs(seed), self.selection(seed)]
         for seed in self.seeds[: self.scale.side_seeds]:
             jobs += [self.ppo(seed, g, DEFAULT_BETA, 5) for g in self.scale.gammas if g != RECOMMENDED_GAMMA]
             jobs += [self.ppo(seed, g, b, 7) for g in (0.0, RECOMMENDED_GAMMA) for b in self.scale.betas]
             jobs.append(self.budget(seed))
+        if "crossvalidate" in COMMANDS:
+            jobs.append(self.groups(self.seeds[0]))
         return jobs
 
     # -- stages ---------------------------------------------------------------------------------------------
@@ -52,7 +55,7 @@ class Matrix:
             f"{DATA}.pretrain": pretraining_file(held_out=False),
         }
         everything = frozenset({"ordering", "tax", "beta", "recipe", "selection"})
-        return Job(f"sft-s{seed}", 0, everything, seed, self._fit("ppo_init_sft", seed, keys))
+        return Job(f"sft-s{seed}", 0, everything, seed, self.fit("ppo_init_sft", seed, keys))
 
     def reward(self, seed: int) -> Job:
         """The reward model of a seed."""
@@ -63,7 +66,7 @@ class Matrix:
         }
         evaluation = Evaluation(name, "reward", "", seed, sft, name)
         everything = frozenset({"ordering", "tax", "beta", "recipe", "selection"})
-        return Job(name, 1, everything, seed, self._fit("reward", seed, keys), frozenset({sft}), (evaluation,))
+        return Job(name, 1, everything, seed, self.fit("reward", seed, keys), frozenset({sft}), (evaluation,))
 
     def starts(self, seed: int) -> Job:
         """Base and SFT, on the prompts that the policies are judged on."""
@@ -73,7 +76,7 @@ class Matrix:
             for name, model in (("sft", sft), ("base", self.scale.base_model))
         )
         wanted = frozenset({"ordering", "tax", "beta"})
-        return Job(f"starts-s{seed}", 4, wanted, seed, after=frozenset({sft, reward}), evaluations=found)
+        return Job(f"starts-s{seed}", 2, wanted, seed, after=frozenset({sft, reward}), evaluations=found)
 
     def ppo(self, seed: int, gamma: float, beta: float, priority: int) -> Job:
         """PPO, or PPO-ptx where γ is above 0, at some β."""
@@ -117,9 +120,9 @@ class Matrix:
             "trainer.callbacks": json.dumps([keep]),
             f"{MODEL}.select": json.dumps(select | {"max_response_tokens": self.scale.response_tokens}),
         }
-        train, after = self._fit("sft", seed, keys), frozenset({sft, reward})
+        train, after = self.fit("sft", seed, keys), frozenset({sft, reward})
         evaluation = Evaluation(f"sft16-s{seed}", "policy", name, seed, sft, reward)
-        return Job(name, 4, frozenset({"selection", "ordering"}), seed, train, after, (evaluation,))
+        return Job(name, 3, frozenset({"selection", "ordering"}), seed, train, after, (evaluation,))
 
     def selection(self, seed: int) -> Job:
         """Epochs of that run by gold, beside validation loss and RM score."""
@@ -128,6 +131,19 @@ class Matrix:
         evaluation = Evaluation(name, "selection", epochs, seed, sft, reward)
         after = frozenset({epochs, sft, reward})
         return Job(name, 6, frozenset({"selection"}), seed, after=after, evaluations=(evaluation,))
+
+    def groups(self, seed: int) -> Job:
+        """Reward models that have not seen a fold's labelers."""
+        sft, data = f"sft-s{seed}", self.places.out / "data/groups"
+        keys = self._files("rankings", None) | {
+            f"{MODEL}.init_from": self.places.run(sft),
+            f"{DATA}.train": data / "rankings.jsonl",
+            f"{DATA}.val": data / "rankings_heldout.jsonl",
+            f"{DATA}.demonstrations": CONFIGS / "data/demonstrations.jsonl",
+        }
+        own = ("crossvalidate", "--folds", str(self.scale.folds), "--by", "labeler")
+        train = (*own, *self.fit("reward", seed, keys)[1:])
+        return Job("groups", 3, frozenset({"groups"}), seed, train, frozenset({sft}))
 
     # -- command lines --------------------------------------------------------------------------------------
 
@@ -154,23 +170,30 @@ class Matrix:
             "trainer.max_epochs": iterations,
         }
         if gamma > 0:
-            keys |= {
-                f"{DATA}.pretrain": pretraining_file(held_out=False),
-                f"{MODEL}.ptx.coef": gamma,
-                f"{MODEL}.ptx.ratio": self.scale.ptx_ratio,
-                f"{MODEL}.ptx.context_tokens": self.scale.context_tokens,
-            }
+            keys |= self.ptx_keys(gamma) | {f"{DATA}.pretrain": pretraining_file(held_out=False)}
         evaluation = Evaluation(name, "policy", name, seed, sft, reward)
         facts = (("gamma", gamma), ("beta", beta))
         after = frozenset({sft, reward})
-        train = self._fit("ppo_ptx" if gamma > 0 else "ppo", seed, keys)
+        train = self.fit("ppo_ptx" if gamma > 0 else "ppo", seed, keys)
         return Job(name, priority, frozenset(experiments), seed, train, after, (evaluation,), facts)
 
-    def _sft_keys(self) -> Keys:
+    def ptx_keys(self, gamma: float) -> Keys:
+        """Pretraining text in the update; which text is not said."""
+        return {
+            f"{MODEL}.ptx.coef": gamma,
+            f"{MODEL}.ptx.ratio": self.scale.ptx_ratio,
+            f"{MODEL}.ptx.context_tokens": self.scale.context_tokens,
+        }
+
+    def base_keys(self) -> Keys:
+        """What SFT starts from."""
         keys: Keys = {f"{MODEL}.base_model": self.scale.base_model}
         if self.scale.base_model.endswith("tiny"):
             keys |= {f"{MODEL}.chat_template": "null", f"{MODEL}.lora.rank": 4}
-        return self._files("demonstrations", "demonstrations_val") | keys
+        return keys
+
+    def _sft_keys(self) -> Keys:
+        return self._files("demonstrations", "demonstrations_val") | self.base_keys()
 
     def _files(self, train: str, val: str | None) -> Keys:
         """Without validation where the evaluations say more."""
@@ -181,7 +204,7 @@ class Matrix:
             keys |= {} if train == "prompts" else {f"{DATA}.max_response_tokens": 250}
         return keys
 
-    def _fit(self, stage: str, seed: int, keys: Keys) -> tuple[str, ...]:
+    def fit(self, stage: str, seed: int, keys: Keys) -> tuple[str, ...]:
         """Arguments of a stage; its directory, and resuming, are added by the job."""
         args = ["fit", "--config", str(CONFIGS / f"{stage}.yaml")]
         if self.device == "cuda":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["policy", "reward", "selection", "command", "real"]
+Kind = Literal["policy", "reward", "selection", "real", "real_reward"]
 
 EXPERIMENTS = {
     "ordering": "base < SFT < PPO, and PPO-ptx beside PPO",

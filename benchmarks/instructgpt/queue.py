@@ -19,20 +19,29 @@ ATTEMPTS = 2
 class Queue:
     """The jobs of a command."""
 
-    def __init__(self, jobs: Sequence[Job], setting: Setting, slots: int, start: str = "forkserver") -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        setting: Setting,
+        slots: int,
+        start: str = "forkserver",
+        target: Callable[[Job, Setting, int], None] = run_job,
+    ) -> None:
         """
         Args:
             jobs: In the order in which they are wanted.
             setting: What they have in common.
             slots: How many run at a time.
             start: "forkserver" (imports happen once) or "spawn".
+            target: What a process does, with a job, what all have in common, and the process it should not outlive.
         """
-        self.jobs, self.setting, self.slots = list(jobs), setting, slots
+        self.jobs, self.setting, self.slots, self.target = list(jobs), setting, slots, target
         self.context = multiprocessing.get_context(start)
         if start == "forkserver":
             self.context.set_forkserver_preload(["benchmarks.instructgpt.preload"])
         self.running: dict[str, tuple[BaseProcess, float]] = {}
         self.failures: dict[str, int] = {}
+        self._done: set[str] = set()
         self.began = time.perf_counter()
 
     def run(self, deadline: float | None, on_finish: Callable[[], None]) -> bool:
@@ -58,11 +67,11 @@ class Queue:
                 time.sleep(0.05)
         finally:
             self.stop()
-        return all(self.setting.places.is_done(job) for job in self.jobs)
+        return len(self.done()) == len(self.jobs)
 
     def next_job(self) -> Job | None:
         """The most wanted job that can begin now."""
-        done = {job.name for job in self.jobs if self.setting.places.is_done(job)}
+        done = self.done()
         ready = [
             job
             for job in self.jobs
@@ -73,9 +82,15 @@ class Queue:
         ]
         return min(ready, key=lambda job: self.failures.get(job.name, 0)) if ready else None
 
+    def done(self) -> set[str]:
+        """Names of the jobs that are finished."""
+        is_done = self.setting.places.is_done
+        self._done |= {job.name for job in self.jobs if job.name not in self._done and is_done(job)}
+        return self._done
+
     def begin(self, job: Job) -> None:
         """Start a job's process."""
-        process = self.context.Process(target=run_job, args=(job, self.setting, os.getpid()), name=job.name)  # type: ignore[attr-defined]
+        process = self.context.Process(target=self.target, args=(job, self.setting, os.getpid()), name=job.name)  # type: ignore[attr-defined]
         process.start()
         self.running[job.name] = process, time.perf_counter()
         self.say(f"{job.name} starts")
@@ -110,7 +125,7 @@ class Queue:
 
     def say(self, text: str) -> None:
         """A line of progress."""
-        done = sum(self.setting.places.is_done(job) for job in self.jobs)
+        done = len(self.done())
         elapsed = time.perf_counter() - self.began
         print(f"[{elapsed:6.0f} s] {done}/{len(self.jobs)} done, {len(self.running)} running: {text}", flush=True)
 

@@ -31,7 +31,7 @@ class Scale:
     select_epochs: int = 16
     """Of the SFT run whose checkpoints are selected from (C.1)."""
     gammas: tuple[float, ...] = (1.0, 5.0, RECOMMENDED_GAMMA, 100.0)
-    betas: tuple[float, ...] = (0.0, 0.02, 0.2, 2.0)
+    betas: tuple[float, ...] = (0.0, 0.2, 2.0)
     """Beside the default."""
     side_seeds: int = 1
     """How many of the seeds the runs of other γ and β have; the main ones have all."""
@@ -44,6 +44,14 @@ class Scale:
     """Pretraining sequences for each response (C.4)."""
     context_tokens: int = 64
     """Of a pretraining sequence."""
+    folds: int = 5
+    """Of labelers."""
+    real_prompt_tokens: int = 128
+    """Longer prompts of real data are left out."""
+    real_response_tokens: int = 128
+    """Longer responses of real data are cut."""
+    real_sample_tokens: int = 48
+    """Of sampled responses to real prompts."""
 
 
 SCALES = {
@@ -56,13 +64,15 @@ SCALES = {
         prompts=8,
         sft_epochs=1,
         select_epochs=2,
-        gammas=(1.0, 5.0, RECOMMENDED_GAMMA, 100.0),
         betas=(0.0, 2.0),
         rounds=1,
         held_out=6,
         response_tokens=8,
         context_tokens=32,
+        folds=2,
+        real_response_tokens=64,
+        real_sample_tokens=8,
     ),
     "small": Scale(),
-    "full": Scale(long_iterations=64, side_seeds=3, iterations=24),
+    "full": Scale(betas=(0.0, 0.02, 0.2, 2.0), side_seeds=3),
 }

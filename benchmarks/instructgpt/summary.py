@@ -10,6 +10,7 @@ from benchmarks.instructgpt.claims.claim import Claim
 from benchmarks.instructgpt.claims.evidence import Evidence
 from benchmarks.instructgpt.claims.groups import groups
 from benchmarks.instructgpt.claims.ordering import ordering
+from benchmarks.instructgpt.claims.real import real
 from benchmarks.instructgpt.claims.recipe import recipe
 from benchmarks.instructgpt.claims.selection import selection
 from benchmarks.instructgpt.claims.tax import tax
@@ -17,7 +18,7 @@ from benchmarks.instructgpt.plan import EXPERIMENTS, Job, Places
 from benchmarks.instructgpt.records import write_record
 from rlhf_lightning.callbacks import markdown_table
 
-JUDGES = (ordering, tax, beta, recipe, groups, selection)
+JUDGES = (ordering, tax, beta, recipe, groups, selection, real)
 
 
 def summarise(places: Places, jobs: list[Job], settings: dict[str, Any], with_plots: bool) -> Path:
