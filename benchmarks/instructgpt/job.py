@@ -17,6 +17,9 @@ from benchmarks.instructgpt.plan import Evaluation, Job, Places
 from benchmarks.instructgpt.records import environment, read_record, write_record
 from benchmarks.instructgpt.scale import Scale
 
+BAD_FORK = 75
+"""Exit status of a process that was forked from one that had used the GPU."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -46,6 +49,8 @@ def run_job(job: Job, setting: Setting, parent: int = 0) -> None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     import torch
 
+    if setting.device == "cuda" and torch.cuda._is_in_bad_fork():
+        sys.exit(BAD_FORK)
     torch.set_num_threads(setting.threads)
     sys.argv = sys.argv[:1]  # of the command: the stage's are given, and Lightning warns of two
     work(job, setting)

@@ -6,12 +6,15 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from benchmarks.instructgpt.job import Setting, run_job
+from benchmarks.instructgpt.job import BAD_FORK, Setting, run_job
 from benchmarks.instructgpt.plan import Job
+from benchmarks.instructgpt.preload import FLAG
 
+PRELOAD = "benchmarks.instructgpt.preload"
 ATTEMPTS = 2
 """A job that fails is tried once more, when nothing else is left: memory may have been short."""
 
@@ -36,9 +39,10 @@ class Queue:
             target: What a process does, with a job, what all have in common, and the process it should not outlive.
         """
         self.jobs, self.setting, self.slots, self.target = list(jobs), setting, slots, target
-        self.context = multiprocessing.get_context(start)
+        self.context: BaseContext = multiprocessing.get_context(start)
         if start == "forkserver":
-            self.context.set_forkserver_preload(["benchmarks.instructgpt.preload"])
+            os.environ[FLAG] = "1"
+            self.context.set_forkserver_preload([PRELOAD])
         self.running: dict[str, tuple[BaseProcess, float]] = {}
         self.failures: dict[str, int] = {}
         self._done: set[str] = set()
@@ -103,7 +107,10 @@ class Queue:
         process.join()
         del self.running[name]
         seconds = time.perf_counter() - started
-        if process.exitcode:
+        if process.exitcode == BAD_FORK:
+            self.context = multiprocessing.get_context("spawn")
+            self.say(f"{name}: the device cannot be used in forked processes; from now on each starts by itself")
+        elif process.exitcode:
             self.failures[name] = self.failures.get(name, 0) + 1
             log = self.setting.places.log(name)
             self.say(f"{name} FAILED after {seconds:.0f} s (status {process.exitcode}): {last_line(log)} [{log}]")

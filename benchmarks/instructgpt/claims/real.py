@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.instructgpt.claims.claim import Claim, above, no_data, worst
-from benchmarks.instructgpt.claims.evidence import Evidence, bootstrap, mean_over_units, shown
+from benchmarks.instructgpt.claims.evidence import Array, Evidence, bootstrap, mean_over_units, shown
 from benchmarks.instructgpt.claims.tax import text_loss
+from rlhf_lightning.evaluation.intervals import Interval
 
 STATEMENT = "On real data PPO and PPO-ptx score above SFT on held-out prompts, by the reward model they trained against"
 COLUMNS = ("model", "RM score", "wins over SFT by RM", "KL", "tokens", "EOS", "nats a token on held-out text")
@@ -38,7 +39,7 @@ def real(evidence: Evidence) -> list[Claim]:
     return [Claim("real", STATEMENT, verdict, reason, COLUMNS, tuple(rows), numbers)]
 
 
-def _loss(result: dict[str, Any]) -> Any:
+def _loss(result: dict[str, Any]) -> Interval:
     return mean_over_units(text_loss(result)[None])
 
 
@@ -49,8 +50,11 @@ def _accuracy(result: dict[str, Any]) -> str:
         table = np.asarray(counts, float)
         if not len(table):
             continue
-        right, longer = (
-            bootstrap(lambda draws, k=k, t=table: t[draws, k].sum(1) / t[draws, 2].sum(1), len(table)) for k in (0, 1)
-        )
+        right, longer = (share(table, column) for column in (0, 1))
         parts.append(f"{name} {shown(right)} of {table[:, 2].sum():.0f} pairs (the longer one: {longer.mean:.3f})")
     return f"The reward model orders held-out {' and '.join(parts)}."
+
+
+def share(table: Array, column: int) -> Interval:
+    """Of all pairs, interval over prompts; [prompts, (right, longer, pairs)]."""
+    return bootstrap(lambda draws: table[draws, column].sum(1) / table[draws, 2].sum(1), len(table))

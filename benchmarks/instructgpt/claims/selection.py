@@ -56,4 +56,4 @@ def spearman(a: Array, b: Array) -> float:
     ranks = [x.argsort().argsort().astype(float) for x in (a, b)]
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    return round(float(np.corrcoef(*ranks)[0, 1]), 3)
+    return round(float(np.corrcoef(ranks[0], ranks[1])[0, 1]), 3)
