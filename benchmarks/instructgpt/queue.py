@@ -75,13 +75,15 @@ class Queue:
 
     def next_job(self) -> Job | None:
         """The most wanted job that can begin now."""
-        done = self.done()
+        done, places = self.done(), self.setting.places
+        # What waits for an artefact need not wait for what is still being said about it.
+        there = done | {job.name for job in self.jobs if job.train and places.training(job.name).is_file()}
         ready = [
             job
             for job in self.jobs
             if job.name not in done
             and job.name not in self.running
-            and job.after <= done
+            and job.after <= there
             and self.failures.get(job.name, 0) < ATTEMPTS
         ]
         return min(ready, key=lambda job: self.failures.get(job.name, 0)) if ready else None
@@ -118,7 +120,7 @@ class Queue:
             self.say(f"{name} done in {seconds:.0f} s")
         return True
 
-    def stop(self, patience_s: float = 30.0) -> None:
+    def stop(self, patience_s: float = 20.0) -> None:
         """End what is running: trainings stop after their step, with a checkpoint."""
         for process, _ in self.running.values():
             process.terminate()

@@ -112,6 +112,16 @@ def test_finished_jobs_are_not_done_again(tmp_path: Path) -> None:
     assert json.loads(Places(tmp_path).record("first").read_text()) == {"made": "before"}
 
 
+def test_an_artefact_is_enough_to_begin_with(tmp_path: Path) -> None:
+    places, trained = Places(tmp_path), replace(job("first"), train=("fit",))
+    jobs = queue(tmp_path, trained, job("second", "first"))
+    write_record(places.training("first"), {})
+    jobs.running["first"] = None  # type: ignore[assignment]
+    found = jobs.next_job()
+    assert found is not None
+    assert found.name == "second"
+
+
 def test_a_job_is_done_when_training_and_every_record_are_there(tmp_path: Path) -> None:
     places, one = Places(tmp_path), replace(job("one"), train=("fit",))
     write_record(places.record("one"), {})
