@@ -59,7 +59,10 @@ def exact_matches(panel: Panel, name: str, items: Sequence[Item]) -> list[int]:
     for start in range(0, len(encoded), BATCH):
         part = encoded[start : start + BATCH]
         hidden, unembed = _hidden(panel, name, [prompt + answer for prompt, answer in part])
-        places, targets, rows, end = [], [], [], 0
+        places: list[int] = []
+        targets: list[int] = []
+        rows: list[int] = []
+        end = 0
         for row, (prompt, answer) in enumerate(part):
             first = end + len(prompt) - 1  # predicts the answer's first token
             places += range(first, first + len(answer))

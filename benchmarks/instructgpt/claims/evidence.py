@@ -94,7 +94,7 @@ def exact(record: Record) -> Array:
 # -- intervals ----------------------------------------------------------------------------------------------
 
 
-def bootstrap(statistic: Callable[[Array], Array], units: int, seed: int = 0) -> Interval:
+def bootstrap(statistic: Callable[[NDArray[np.int64]], Array], units: int, seed: int = 0) -> Interval:
     """Percentile interval of a statistic over resampled units (prompts, documents, items), 95 %.
 
     Args:
@@ -105,7 +105,7 @@ def bootstrap(statistic: Callable[[Array], Array], units: int, seed: int = 0) ->
     draws = np.random.default_rng(seed).integers(units, size=(RESAMPLES, units))
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.nan_to_num(statistic(draws), nan=np.inf)  # 0 / 0: nothing lost, so anything is possible
-        point = float(statistic(np.arange(units)[None])[0])
+        point = float(statistic(np.arange(units, dtype=np.int64)[None])[0])
     # Not interpolated: between a number and infinity there is nothing.
     low, high = np.quantile(values, [0.025, 0.975], method="nearest")
     return Interval(point, float(low), float(high))
