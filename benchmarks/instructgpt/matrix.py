@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.instructgpt.plan import Evaluation, Job, Places
-from benchmarks.instructgpt.scale import DEFAULT_BETA, KL_BUDGET, RECOMMENDED_GAMMA, Scale
+from benchmarks.instructgpt.scale import DEFAULT_BETA, KL_BUDGET, PAPER_GAMMA, PAPER_RATIO, RECOMMENDED_GAMMA, Scale
 from rlhf_lightning.commands import COMMANDS
 
 CONFIGS = Path("configs/quickstart")
@@ -84,7 +84,7 @@ class Matrix:
         if beta == DEFAULT_BETA:
             experiments.add("tax")
             experiments |= {"ordering"} if gamma in (0.0, RECOMMENDED_GAMMA) else set()
-            experiments |= {"recipe"} if gamma == RECOMMENDED_GAMMA else set()
+            experiments |= {"recipe"} if gamma in (RECOMMENDED_GAMMA, PAPER_GAMMA) else set()
         long = beta == 0.0 and gamma == 0.0
         keys: Keys = {f"{MODEL}.kl_coef": beta}
         if beta == 0.0:
@@ -105,7 +105,8 @@ class Matrix:
             f"{MODEL}.schedule.warmup": 80,  # the first 10 iterations
             f"{MODEL}.ema": json.dumps({"decay": 0.992}),
         }
-        return self._ppo_job(f"paper-s{seed}", seed, 3, {"recipe"}, RECOMMENDED_GAMMA, 0.02, keys, long=False)
+        name, ratio = f"paper-s{seed}", PAPER_RATIO
+        return self._ppo_job(name, seed, 3, {"recipe"}, PAPER_GAMMA, 0.02, keys, long=False, ratio=ratio)
 
     def many_epochs(self, seed: int) -> Job:
         """The paper's SFT baseline (C.1): many epochs, selected by RM score; every epoch's checkpoint is kept."""
@@ -157,6 +158,7 @@ class Matrix:
         beta: float,
         keys: Keys,
         long: bool,
+        ratio: int | None = None,
     ) -> Job:
         sft, reward = f"sft-s{seed}", f"reward-s{seed}"
         iterations = self.scale.long_iterations if long else self.scale.iterations
@@ -170,18 +172,18 @@ class Matrix:
             "trainer.max_epochs": iterations,
         }
         if gamma > 0:
-            keys |= self.ptx_keys(gamma) | {f"{DATA}.pretrain": pretraining_file(held_out=False)}
+            keys |= self.ptx_keys(gamma, ratio) | {f"{DATA}.pretrain": pretraining_file(held_out=False)}
         evaluation = Evaluation(name, "policy", name, seed, sft, reward)
         facts = (("gamma", gamma), ("beta", beta))
         after = frozenset({sft, reward})
         train = self.fit("ppo_ptx" if gamma > 0 else "ppo", seed, keys)
         return Job(name, priority, frozenset(experiments), seed, train, after, (evaluation,), facts)
 
-    def ptx_keys(self, gamma: float) -> Keys:
+    def ptx_keys(self, gamma: float, ratio: int | None = None) -> Keys:
         """Pretraining text in the update; which text is not said."""
         return {
             f"{MODEL}.ptx.coef": gamma,
-            f"{MODEL}.ptx.ratio": self.scale.ptx_ratio,
+            f"{MODEL}.ptx.ratio": ratio or self.scale.ptx_ratio,
             f"{MODEL}.ptx.context_tokens": self.scale.context_tokens,
         }
 

@@ -11,7 +11,7 @@ from benchmarks.instructgpt.claims.beta import onset_of
 from benchmarks.instructgpt.claims.evidence import Evidence, exact, gold, mean_over_units
 from benchmarks.instructgpt.claims.ordering import NAMES
 from benchmarks.instructgpt.claims.tax import text_loss
-from benchmarks.instructgpt.scale import DEFAULT_BETA, KL_BUDGET
+from benchmarks.instructgpt.scale import DEFAULT_BETA, KL_BUDGET, RECOMMENDED_GAMMA
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -84,13 +84,13 @@ def draw_tax(evidence: Evidence) -> Any:
 
 def draw_beta(evidence: Evidence) -> Any:
     """Gold and proxy against KL along every run of the β experiment, with and without pretraining text."""
-    runs = [(g, b, n) for g, b, n in evidence.runs() if g in (0.0, 27.8)]
+    runs = [(g, b, n) for g, b, n in evidence.runs() if g in (0.0, RECOMMENDED_GAMMA)]
     runs = [(g, b, f"{n}-s{s}") for g, b, n in runs for s in evidence.seeds(n)[:1] if f"{n}-s{s}" in evidence.trainings]
     if not runs:
         return None
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained", sharex=True, sharey="row")
     betas = sorted({b for _, b, _ in runs})
-    for column, gamma in enumerate((0.0, 27.8)):
+    for column, gamma in enumerate((0.0, RECOMMENDED_GAMMA)):
         for g, b, name in runs:
             curves = evidence.trainings[name]["curves"]
             if g != gamma or not {"kl", "gold", "proxy"} <= curves.keys():

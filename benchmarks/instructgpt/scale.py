@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RECOMMENDED_GAMMA = 27.8
-"""C.4."""
+RECOMMENDED_GAMMA = 4.0
+"""Of configs/quickstart/ppo_ptx.yaml, chosen there by the norms of the two gradients: its steps have far fewer pretraining
+tokens than the paper's."""
+PAPER_GAMMA, PAPER_RATIO = 27.8, 8
+"""C.4: γ, and pretraining sequences for each response."""
 DEFAULT_BETA = 0.05
 """Of the quickstart's PPO; the paper's 0.02 is one of the others."""
 KL_BUDGET = 6.0
@@ -30,7 +33,7 @@ class Scale:
     sft_epochs: int = 2
     select_epochs: int = 16
     """Of the SFT run whose checkpoints are selected from (C.1)."""
-    gammas: tuple[float, ...] = (1.0, 5.0, RECOMMENDED_GAMMA, 100.0)
+    gammas: tuple[float, ...] = (1.0, RECOMMENDED_GAMMA, PAPER_GAMMA, 100.0)
     betas: tuple[float, ...] = (0.0, 0.2, 2.0)
     """Beside the default."""
     side_seeds: int = 1
@@ -40,8 +43,8 @@ class Scale:
     held_out: int | None = None
     """Held-out prompts of each file; None for all (160 and 96)."""
     response_tokens: int = 32
-    ptx_ratio: int = 8
-    """Pretraining sequences for each response (C.4)."""
+    ptx_ratio: int = 2
+    """Pretraining sequences for each response, as in configs/quickstart/ppo_ptx.yaml; the paper's recipe has its own."""
     context_tokens: int = 64
     """Of a pretraining sequence."""
     folds: int = 5

@@ -48,7 +48,7 @@ def paper_like() -> Evidence:
         evaluations[f"sft-s{s}"] = policy(0.5, 3.2, 45)
         evaluations[f"sft16-s{s}"] = policy(0.52, 3.3, 45)
         evaluations[f"ppo-g0-b0.05-s{s}"] = policy(0.7, 3.5, 20, gamma=0.0, beta=0.05)
-        evaluations[f"ppo-g27.8-b0.05-s{s}"] = policy(0.7, 3.05, 46, gamma=27.8, beta=0.05)
+        evaluations[f"ppo-g4-b0.05-s{s}"] = policy(0.7, 3.05, 46, gamma=4.0, beta=0.05)
         evaluations[f"ppo-g0-b0-s{s}"] = policy(0.4, 3.9, 10, gamma=0.0, beta=0.0)
         evaluations[f"ppo-budget-s{s}"] = policy(0.65, 3.4, 30, gamma=0.0, beta=0.0)
         epochs = {str(e): {"val_loss": 1 + e / 10, "rm_score": e / 10, "gold": [[e / 20] * 20]} for e in (1, 2, 3, 4)}
@@ -92,14 +92,14 @@ def test_one_seed_against_it_leaves_the_order_undecided() -> None:
 def test_a_worse_ppo_ptx_is_not_within_five_points() -> None:
     evidence = paper_like()
     for s in (1, 2, 3):
-        evidence.evaluations[f"ppo-g27.8-b0.05-s{s}"] = policy(0.5, 3.05, 46, gamma=27.8, beta=0.05)
+        evidence.evaluations[f"ppo-g4-b0.05-s{s}"] = policy(0.5, 3.05, 46, gamma=4.0, beta=0.05)
     assert ordering(evidence)[1].verdict == "not met"
 
 
 def test_half_of_a_loss_is_not_eighty_percent_of_it() -> None:
     evidence = paper_like()
     for s in (1, 2, 3):
-        evidence.evaluations[f"ppo-g27.8-b0.05-s{s}"] = policy(0.7, 3.25, 34, gamma=27.8, beta=0.05)
+        evidence.evaluations[f"ppo-g4-b0.05-s{s}"] = policy(0.7, 3.25, 34, gamma=4.0, beta=0.05)
     text, tasks = tax(evidence)
     assert (text.verdict, tasks.verdict) == ("not met", "not met")
     assert text.numbers["recovered"]["mean"] == pytest.approx(0.5)

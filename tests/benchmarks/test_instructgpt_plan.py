@@ -40,7 +40,7 @@ def test_every_job_waits_for_jobs_that_there_are_and_makes_its_own_records(tmp_p
 def test_the_first_results_are_those_of_the_main_claims(tmp_path: Path) -> None:
     everything = frozenset({"ordering", "tax", "beta", "recipe", "selection", "groups"})
     order = [job.name for job in needed(matrix(tmp_path).jobs(), everything)]
-    main_ones = [f"{name}-s{s}" for name in ("sft", "reward", "ppo-g0-b0.05", "ppo-g27.8-b0.05") for s in (1, 2, 3)]
+    main_ones = [f"{name}-s{s}" for name in ("sft", "reward", "ppo-g0-b0.05", "ppo-g4-b0.05") for s in (1, 2, 3)]
     assert set(order[:15]) == {*main_ones, *(f"starts-s{s}" for s in (1, 2, 3))}
 
 
@@ -60,8 +60,10 @@ def test_a_gpu_changes_the_trainer_and_nothing_else(tmp_path: Path) -> None:
 def test_all_four_gammas_have_the_same_text_and_another_weight(tmp_path: Path) -> None:
     runs = [matrix(tmp_path).ppo(1, gamma, 0.05, 2).train for gamma in SCALES["small"].gammas]
     weights = {run[run.index("--model.init_args.ptx.coef") + 1] for run in runs}
-    assert weights == {"1.0", "5.0", "27.8", "100.0"}
-    assert {run[run.index("--model.init_args.ptx.ratio") + 1] for run in runs} == {"8"}
+    assert weights == {"1.0", "4.0", "27.8", "100.0"}
+    assert {run[run.index("--model.init_args.ptx.ratio") + 1] for run in runs} == {"2"}
+    paper = matrix(tmp_path).paper(1).train
+    assert [paper[paper.index(f"--model.init_args.ptx.{k}") + 1] for k in ("coef", "ratio")] == ["27.8", "8"]
 
 
 # -- the queue, with jobs that only leave their record ------------------------------------------------------

@@ -9,9 +9,10 @@ import numpy as np
 
 from benchmarks.instructgpt.claims.claim import Claim, no_data
 from benchmarks.instructgpt.claims.evidence import Evidence, exact, gold, mean_over_units, seen, shown
+from benchmarks.instructgpt.claims.ordering import PTX
 from benchmarks.instructgpt.claims.overoptimisation import Onset, onset
 from benchmarks.instructgpt.claims.tax import text_loss
-from benchmarks.instructgpt.scale import KL_BUDGET
+from benchmarks.instructgpt.scale import DEFAULT_BETA, KL_BUDGET, RECOMMENDED_GAMMA
 
 BUDGET = f"The KL budget of {KL_BUDGET:g} nats stops PPO without a penalty before over-optimisation begins"
 ALONE = "No β makes up for the lack of pretraining text (Fig. 34): at every β the loss on text stays above PPO-ptx's"
@@ -72,28 +73,26 @@ def _budget(evidence: Evidence) -> Claim:
 
 
 def _alone(evidence: Evidence) -> Claim:
-    seeds = evidence.seeds("base", "ppo-g27.8-b0.05")
+    seeds = evidence.seeds("base", PTX)
     runs = [(b, n) for g, b, n in evidence.runs() if g == 0 and set(evidence.seeds(n)) & set(seeds)]
     if not seeds or len(runs) < 2:
         return no_data("beta", ALONE, "PPO at several β, and PPO-ptx")
     parts, verdicts, numbers = [], [], {}
     for b, name in runs:
         both = [s for s in evidence.seeds(name) if s in seeds]
-        gap = mean_over_units(
-            evidence.table(name, both, text_loss) - evidence.table("ppo-g27.8-b0.05", both, text_loss)
-        )
+        gap = mean_over_units(evidence.table(name, both, text_loss) - evidence.table(PTX, both, text_loss))
         parts.append(f"β = {b:g}: {shown(gap)}")
         verdicts.append("met" if gap.low > 0 else "not met" if gap.high < 0 else "undecided")
         numbers[f"{b:g}"] = vars(gap)
     verdict: Any = "not met" if "not met" in verdicts else "undecided" if "undecided" in verdicts else "met"
-    reason = f"Loss of PPO minus that of PPO-ptx (β = 0.05), nats a token: {'; '.join(parts)}."
+    reason = f"Loss of PPO minus that of PPO-ptx (β = {DEFAULT_BETA:g}), nats a token: {'; '.join(parts)}."
     return Claim("beta", ALONE, verdict, reason, numbers=numbers)
 
 
 def _rows(evidence: Evidence) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = []
     for g, b, name in evidence.runs():
-        if g not in (0.0, 27.8):
+        if g not in (0.0, RECOMMENDED_GAMMA):
             continue
         for seed in evidence.seeds(name, "base"):
             record, base = evidence.policy(name, seed), evidence.policy("base", seed)

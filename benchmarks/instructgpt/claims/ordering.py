@@ -9,14 +9,15 @@ import numpy as np
 
 from benchmarks.instructgpt.claims.claim import Claim, above, no_data, within, worst
 from benchmarks.instructgpt.claims.evidence import Array, Evidence, gold, mean_over_units, seen, shown, wins
+from benchmarks.instructgpt.scale import DEFAULT_BETA, RECOMMENDED_GAMMA
 
-PPO, PTX = "ppo-g0-b0.05", "ppo-g27.8-b0.05"
+PPO, PTX = f"ppo-g0-b{DEFAULT_BETA:g}", f"ppo-g{RECOMMENDED_GAMMA:g}-b{DEFAULT_BETA:g}"
 NAMES = {
     "base": "base",
     "sft": "SFT that PPO starts from",
     "sft16": "SFT baseline, by RM score",
     PPO: "PPO",
-    PTX: "PPO-ptx, γ = 27.8",
+    PTX: f"PPO-ptx, γ = {RECOMMENDED_GAMMA:g}",
 }
 MARGIN = 0.05
 ORDER = "base < SFT < PPO on the gold preference, for both SFT models"

@@ -13,7 +13,7 @@ from rlhf_lightning.evaluation.intervals import Interval
 
 STATEMENT = "On real data PPO and PPO-ptx score above SFT on held-out prompts, by the reward model they trained against"
 COLUMNS = ("model", "RM score", "wins over SFT by RM", "KL", "tokens", "EOS", "nats a token on held-out text")
-NAMES = {"real-base": "base", "real-sft": "SFT", "real-ppo": "PPO", "real-ptx": "PPO-ptx, γ = 27.8"}
+NAMES = {"real-base": "base", "real-sft": "SFT", "real-ppo": "PPO", "real-ptx": "PPO-ptx"}
 
 
 def real(evidence: Evidence) -> list[Claim]:

@@ -7,9 +7,14 @@ from typing import Any
 
 from benchmarks.instructgpt.claims.claim import Claim, no_data
 from benchmarks.instructgpt.claims.evidence import Evidence, Record, gold, mean_over_units, shown
+from benchmarks.instructgpt.claims.ordering import PTX
 
 STATEMENT = "γ = 27.8 with the paper's recipe does not diverge in any seed"
-RUNS = {"paper": "the paper's recipe", "ppo-g27.8-b0.05": "the quickstart's PPO-ptx"}
+RUNS = {
+    "paper": "the paper's recipe",
+    "ppo-g27.8-b0.05": "γ alone, else as the quickstart",
+    PTX: "the quickstart's PPO-ptx",
+}
 LOSS, SCORE, KL = 0.5, 0.5, 50.0
 """Beyond which a run counts as diverged: a rise of the pretraining loss (nats a token) or a fall of the RM score, from
 the first iterations to the last ones, and a KL in nats per response. Set before any run."""

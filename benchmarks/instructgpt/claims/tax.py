@@ -19,10 +19,11 @@ from benchmarks.instructgpt.claims.evidence import (
     text_nll,
 )
 from benchmarks.instructgpt.claims.ordering import PPO, PTX
+from benchmarks.instructgpt.scale import DEFAULT_BETA, RECOMMENDED_GAMMA
 from rlhf_lightning.evaluation.intervals import Interval
 
 SHARE = 0.8
-STATEMENT = "PPO-ptx at γ = 27.8 recovers at least 80 % of what PPO lost against the base model: "
+STATEMENT = f"PPO-ptx at γ = {RECOMMENDED_GAMMA:g} recovers at least 80 % of what PPO lost against the base model: "
 TEXT, TASKS = "loss on held-out pretraining text", "exact match on few-shot tasks"
 COLUMNS = ("model", "seeds", "nats a token above base", "of that recovered", "exact match", "of loss recovered", "gold")
 Measure = Callable[[Record], Array]
@@ -59,7 +60,7 @@ def _claim(evidence: Evidence, what: str, goodness: Measure) -> Claim:
 def _rows(evidence: Evidence) -> list[tuple[Any, ...]]:
     """Base, SFT, PPO, and PPO-ptx by γ, at the default β."""
     names = [("base", "base"), ("SFT", "sft")]
-    names += [("PPO" if g == 0 else f"PPO-ptx, γ = {g:g}", n) for g, b, n in evidence.runs() if b == 0.05]
+    names += [("PPO" if g == 0 else f"PPO-ptx, γ = {g:g}", n) for g, b, n in evidence.runs() if b == DEFAULT_BETA]
     rows: list[tuple[Any, ...]] = []
     for label, model in names:
         seeds = evidence.seeds("base", model)
