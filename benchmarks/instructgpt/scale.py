@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RECOMMENDED_GAMMA = 4.0
-"""Of configs/quickstart/ppo_ptx.yaml, chosen there by the norms of the two gradients: its steps have far fewer pretraining
-tokens than the paper's."""
+"""Of configs/quickstart/ppo_ptx.yaml, chosen there by the norms of both gradients: its steps have far fewer
+pretraining tokens than the paper's."""
 PAPER_GAMMA, PAPER_RATIO = 27.8, 8
 """C.4: γ, and pretraining sequences for each response."""
 DEFAULT_BETA = 0.05
@@ -44,7 +44,7 @@ class Scale:
     """Held-out prompts of each file; None for all (160 and 96)."""
     response_tokens: int = 32
     ptx_ratio: int = 2
-    """Pretraining sequences for each response, as in configs/quickstart/ppo_ptx.yaml; the paper's recipe has its own."""
+    """Pretraining sequences for each response, as in configs/quickstart/ppo_ptx.yaml; not in the paper's recipe."""
     context_tokens: int = 64
     """Of a pretraining sequence."""
     folds: int = 5
