@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--out", type=Path, required=True, help="where runs, records and the summary go")
-    top.add_argument("--scale", choices=SCALES, default="small", help="tiny: a random model, two minutes (default: small)")
+    top.add_argument("--scale", choices=SCALES, default="small", help="tiny: a random model (default: small)")
     top.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     top.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     top.add_argument(
