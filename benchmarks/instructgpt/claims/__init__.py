@@ -1,0 +1,1 @@
+"""Each claim of the paper, judged by the records that are there."""

@@ -1,0 +1,181 @@
+"""Verdicts on records whose answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.instructgpt.claims.beta import beta
+from benchmarks.instructgpt.claims.evidence import Evidence, mean_over_units, recovered
+from benchmarks.instructgpt.claims.groups import groups
+from benchmarks.instructgpt.claims.ordering import ordering
+from benchmarks.instructgpt.claims.overoptimisation import onset
+from benchmarks.instructgpt.claims.recipe import divergence, recipe
+from benchmarks.instructgpt.claims.selection import selection
+from benchmarks.instructgpt.claims.tax import tax
+from benchmarks.instructgpt.plan import Places
+from benchmarks.instructgpt.summary import summarise
+from rlhf_lightning.evaluation.intervals import mean_interval
+
+PROMPTS, DOCUMENTS, ITEMS = 40, 30, 50
+SOURCE = {"commit": "c", "versions": {}, "machine": {"device": "d"}, "seconds": 1.0}
+
+
+def policy(gold: float, nats: float, matched: int, **facts: float) -> dict[str, Any]:
+    """An evaluation with a mean gold, a loss a token, and a number of exact matches; prompts differ, models alike."""
+    wave = 0.05 * np.sin(np.arange(PROMPTS))
+    rounds = [(gold + wave).tolist(), (gold - wave).tolist()]
+    seen = {"gold": rounds} | {k: [[1.0] * PROMPTS] for k in ("score", "kl", "tokens", "ended")}
+    text = {"nll": [10 * nats + 0.1 * (i % 3) for i in range(DOCUMENTS)], "tokens": [10] * DOCUMENTS}
+    exact = [int(i < matched) for i in range(ITEMS)]
+    result = {"seen": seen, "unseen": {"gold": rounds}, "text": text, "exact_match": exact}
+    return {"kind": "policy", "result": result, "facts": facts, **SOURCE}
+
+
+def training(seed: int, **curves: list[float]) -> dict[str, Any]:
+    return {"seed": seed, "curves": curves, "facts": {}, **SOURCE}
+
+
+def paper_like() -> Evidence:
+    """Three seeds in which everything is as the paper says."""
+    evaluations, trainings = {}, {}
+    falls = [0.5, 0.51, 0.6, 0.61, 0.7, 0.71, 0.6, 0.61, 0.5, 0.51, 0.4, 0.41]
+    for s in (1, 2, 3):
+        evaluations[f"base-s{s}"] = policy(0.2, 3.0, 48)
+        evaluations[f"sft-s{s}"] = policy(0.5, 3.2, 45)
+        evaluations[f"sft16-s{s}"] = policy(0.52, 3.3, 45)
+        evaluations[f"ppo-g0-b0.05-s{s}"] = policy(0.7, 3.5, 20, gamma=0.0, beta=0.05)
+        evaluations[f"ppo-g4-b0.05-s{s}"] = policy(0.7, 3.05, 46, gamma=4.0, beta=0.05)
+        evaluations[f"ppo-g0-b0-s{s}"] = policy(0.4, 3.9, 10, gamma=0.0, beta=0.0)
+        evaluations[f"ppo-budget-s{s}"] = policy(0.65, 3.4, 30, gamma=0.0, beta=0.0)
+        epochs = {str(e): {"val_loss": 1 + e / 10, "rm_score": e / 10, "gold": [[e / 20] * 20]} for e in (1, 2, 3, 4)}
+        evaluations[f"selection-s{s}"] = {"kind": "selection", "seed": s, "result": {"epochs": epochs}, **SOURCE}
+        rising = list(np.arange(12.0))
+        trainings[f"ppo-g0-b0-s{s}"] = training(s, kl=rising, proxy=rising, gold=falls)
+        trainings[f"paper-s{s}"] = training(s, ptx_loss=[3.0] * 12, proxy=rising, kl=rising, skipped_steps=[0.0] * 12)
+    return Evidence(evaluations, trainings)
+
+
+def verdicts(evidence: Evidence) -> list[str]:
+    judges = (ordering, tax, beta, recipe, selection)
+    return [claim.verdict for judge in judges for claim in judge(evidence)]
+
+
+def test_the_papers_claims_are_met_where_everything_is_as_in_the_paper() -> None:
+    assert verdicts(paper_like()) == ["met"] * 8
+
+
+def test_without_records_there_is_no_verdict() -> None:
+    assert set(verdicts(Evidence({}, {}))) == {"no data"}
+
+
+def test_a_baseline_that_is_better_than_ppo_is_not_hidden() -> None:
+    evidence = paper_like()
+    for s in (1, 2, 3):
+        evidence.evaluations[f"sft16-s{s}"] = policy(0.8, 3.0, 40)
+    claim = ordering(evidence)[0]
+    assert claim.verdict == "not met"
+    assert "PPO - SFT baseline: -0.100" in claim.reason
+
+
+def test_one_seed_against_it_leaves_the_order_undecided() -> None:
+    evidence = paper_like()
+    evidence.evaluations["ppo-g0-b0.05-s3"] = policy(0.45, 3.5, 20, gamma=0.0, beta=0.05)
+    claim = ordering(evidence)[0]
+    assert claim.verdict == "undecided"
+    assert "Against it: PPO - SFT, seed 3" in claim.reason
+
+
+def test_a_worse_ppo_ptx_is_not_within_five_points() -> None:
+    evidence = paper_like()
+    for s in (1, 2, 3):
+        evidence.evaluations[f"ppo-g4-b0.05-s{s}"] = policy(0.5, 3.05, 46, gamma=4.0, beta=0.05)
+    assert ordering(evidence)[1].verdict == "not met"
+
+
+def test_half_of_a_loss_is_not_eighty_percent_of_it() -> None:
+    evidence = paper_like()
+    for s in (1, 2, 3):
+        evidence.evaluations[f"ppo-g4-b0.05-s{s}"] = policy(0.7, 3.25, 34, gamma=4.0, beta=0.05)
+    text, tasks = tax(evidence)
+    assert (text.verdict, tasks.verdict) == ("not met", "not met")
+    assert text.numbers["recovered"]["mean"] == pytest.approx(0.5)
+    assert tasks.numbers["recovered"]["mean"] == pytest.approx(0.5)
+
+
+def test_where_nothing_was_lost_nothing_can_be_recovered() -> None:
+    evidence = paper_like()
+    for s in (1, 2, 3):
+        evidence.evaluations[f"ppo-g0-b0.05-s{s}"] = policy(0.7, 3.0, 48, gamma=0.0, beta=0.05)
+    assert [claim.verdict for claim in tax(evidence)] == ["undecided"] * 2
+
+
+def test_recovered_share_by_hand() -> None:
+    base, low = np.full((2, 9), 1.0), np.full((2, 9), 0.5)
+    share = recovered(base, low, np.full((2, 9), 0.9))
+    assert (share.mean, share.low, share.high) == pytest.approx((0.8, 0.8, 0.8))
+
+
+def test_intervals_are_those_of_the_project() -> None:
+    values = np.random.default_rng(3).normal(size=(1, 60))
+    ours, theirs = mean_over_units(values), mean_interval(values[0].tolist())
+    assert (ours.mean, ours.low, ours.high) == pytest.approx((theirs.mean, theirs.low, theirs.high), abs=5e-3)
+
+
+def test_over_optimisation_begins_at_the_best_block() -> None:
+    kl, proxy = np.arange(16.0), np.arange(16.0)
+    gold = [0.50, 0.51, 0.60, 0.61, 0.70, 0.71, 0.65, 0.66, 0.6, 0.61, 0.5, 0.51, 0.5, 0.51, 0.4, 0.41]
+    found = onset(kl, proxy, gold)
+    assert found is not None
+    assert (found.kl, found.gold, found.gold_at_end) == pytest.approx((4.5, 0.705, 0.405))
+    assert onset(kl, proxy, sorted(gold)) is None, "gold rises to the end"
+    assert onset(kl, -proxy, gold) is None, "the proxy falls too: that is no over-optimisation"
+    noisy = [0.5, 0.7] * 7 + [0.4, 0.78]
+    assert onset(kl, proxy, noisy) is None, "within the noise"
+    assert onset([1.0], [1.0], [1.0]) is None
+
+
+def test_a_late_budget_is_not_met() -> None:
+    evidence = paper_like()
+    for s in (1, 2, 3):
+        record = policy(0.65, 3.4, 30, gamma=0.0, beta=0.0)
+        record["result"]["seen"]["kl"] = [[9.0] * PROMPTS]
+        evidence.evaluations[f"ppo-budget-s{s}"] = record
+    assert beta(evidence)[0].verdict == "not met"
+
+
+@pytest.mark.parametrize(
+    ("curves", "reason"),
+    [
+        ({"skipped_steps": [0.0, 2.0]}, "2 steps without a finite gradient"),
+        ({"ptx_loss": [3.0, 3.1, 3.2, 3.4, 3.8]}, "pretraining loss from 3.00 to 3.80"),
+        ({"proxy": [0.0, 0.5, -1.0]}, "RM score from 0.00 to -1.00"),
+        ({"kl": [1.0, 60.0, 2.0]}, "KL up to 60"),
+    ],
+)
+def test_divergence_is_noticed(curves: dict[str, list[float]], reason: str) -> None:
+    assert divergence(curves) == [reason]
+    evidence = paper_like()
+    evidence.trainings["paper-s2"]["curves"] |= curves
+    assert recipe(evidence)[0].verdict == "not met"
+
+
+def test_the_gap_between_groups() -> None:
+    def estimate(value: float) -> dict[str, float]:
+        return {"value": value, "error": 0.005}
+
+    fold = {"training": estimate(0.72), "held_out": estimate(0.70), "gap": estimate(0.02)}
+    result = {"plan": {"groups": [["a"], ["b"]]}, "folds": [fold, fold], "mean": fold, "over_folds": {"gap": 0.01}}
+    evidence = Evidence({}, {"groups": {"result": result}})
+    assert groups(evidence)[0].verdict == "met"
+    result["over_folds"] = {"gap": 0.03}
+    assert groups(evidence)[0].verdict == "undecided"
+
+
+def test_the_summary_says_what_is_missing(tmp_path: Path) -> None:
+    text = summarise(Places(tmp_path), [], {"scale": "tiny"}, with_plots=False).read_text()
+    assert "no data" in text
+    assert (tmp_path / "summary.json").is_file()
