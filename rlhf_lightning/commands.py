@@ -10,7 +10,12 @@ from jsonargparse import ArgumentParser
 
 from rlhf_lightning.config_checks import check_files
 
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "describe": (
+        "rlhf_lightning.describe",
+        "Data card: lengths, duplicates, labelers, what would mislead.",
+    ),
+}
 """Name of a command: its module, which has `main(args) -> int`, and one line for `--help`."""
 
 T = TypeVar("T")
