@@ -161,7 +161,7 @@ def test_case_and_punctuation_do_not_count() -> None:
 
 
 def planted(**changes: Callable[[int], dict[str, Any]]) -> list[Ranking]:
-    """600 rankings of four labelers and three categories, of which every tenth has a toxic word in the worse response."""
+    """600 rankings of four labelers and three categories, every tenth with a toxic word in the worse response."""
     rows = []
     for i in range(600):
         about: dict[str, Any] = {
@@ -201,7 +201,7 @@ def test_what_one_category_is_about_is_no_gap_in_the_others() -> None:
         change=lambda i: {
             "flags": ("toxic",) if i % 3 == 0 else (),
             "worst": f"no {i}",
-            "best": "ja" if i % 2 else "yes",
+            "best": f"yes, {i}" if i % 2 else "ja",
         }
     )
     assert cautions("train", summary(rows)) == []

@@ -33,7 +33,7 @@ class Table:
 
     def markdown(self) -> str:
         """As Markdown whose columns are aligned, so that it can be read on a screen too."""
-        lines = [[_text(cell) for cell in line] for line in ([*self.columns], *self.rows)]
+        lines = [[*self.columns], *([_text(cell) for cell in row] for row in self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         lines.insert(1, ["-" * max(3, width) for width in widths])
         drawn = ["| " + " | ".join(c.ljust(max(3, w)) for c, w in zip(ln, widths, strict=True)) + " |" for ln in lines]
