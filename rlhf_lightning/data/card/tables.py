@@ -38,7 +38,8 @@ class Table:
         lines.insert(1, ["-" * max(3, width) for width in widths])
         drawn = ["| " + " | ".join(c.ljust(max(3, w)) for c, w in zip(ln, widths, strict=True)) + " |" for ln in lines]
         note = f"\n\n{self.note}" if self.note else ""
-        return f"### {self.title}\n\n" + "\n".join(drawn) + note
+        title = f"### {self.title}\n\n" if self.title else ""
+        return title + "\n".join(drawn) + note
 
 
 def _text(cell: Cell) -> str:

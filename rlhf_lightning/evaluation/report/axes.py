@@ -17,10 +17,27 @@ class Scale:
     high: float
     start: float
     end: float
+    root: bool = False
+    """Places go by the (signed) square root of numbers, which is how rewards go with KL (arXiv 2210.10760)."""
 
     def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
+        low, high, at = (self._placed(v) for v in (self.low, self.high, value))
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
+
+    def _placed(self, value: float) -> float:
+        return math.copysign(math.sqrt(abs(value)), value) if self.root else value
+
+    def ticks(self, about: int) -> list[float]:
+        """Round numbers, roughly so many; on a square-root scale roughly evenly placed ones."""
+        if not self.root:
+            return ticks(self.low, self.high, about)
+        top = math.sqrt(max(self.high, 0.0))
+        found = [0.0] if self.low <= 0 else []
+        for i in range(1, about + 1):
+            value = float(f"{(i * top / about) ** 2:.1g}")
+            if self.low <= value <= self.high and value not in found:
+                found.append(value)
+        return found
 
 
 def spanning(values: Iterable[float], start: float, end: float, margin: float = 0.06) -> Scale:
@@ -60,7 +77,7 @@ def x_axis(
 ) -> list[Line | Label]:
     """Vertical rules with numbers under them, and a title under those."""
     marks: list[Line | Label] = []
-    for value in ticks(scale.low, scale.high, about):
+    for value in scale.ticks(about):
         x = scale(value)
         marks.append(Line([(x, top), (x, bottom)], "rule", 1))
         text = f"{100 * value:.0f} %" if percent else number(value)

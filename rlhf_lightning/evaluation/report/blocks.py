@@ -49,6 +49,14 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """Tables that are there for who asks: closed on a page."""
+
+    title: str
+    tables: Sequence[Table]
+
+
+@dataclass(frozen=True)
 class Samples:
     """Responses of all models to the same prompts."""
 
@@ -59,7 +67,7 @@ class Samples:
     """Prompts of which these are some."""
 
 
-Block = Text | Warnings | Code | Figure | Table | Samples
+Block = Text | Warnings | Code | Figure | Table | Folded | Samples
 
 
 @dataclass
@@ -136,6 +144,6 @@ def sequence(value: Any) -> list[Any]:
 
 
 __all__ = [
-    "Block", "Cell", "Code", "Figure", "Report", "Samples", "Section", "Table", "Text", "Warnings",
+    "Block", "Cell", "Code", "Figure", "Folded", "Report", "Samples", "Section", "Table", "Text", "Warnings",
     "bounds", "interval", "mapping", "percents", "sequence",
 ]  # fmt: skip

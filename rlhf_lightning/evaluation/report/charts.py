@@ -53,9 +53,11 @@ def intervals(
     for i, bar in enumerate(bars):
         y = 12 + row * (i + 0.5) + (10 if narrow else 0)
         color = series_color(bar.series)
-        if narrow:
-            drawing.marks.append(Label((left, y - 16), _short(bar.name, 24), "ink", "start", 13, True))
-            drawing.marks.append(Label((right, y - 16), bar.text, "ink", "end"))
+        if narrow:  # the mean alone: its interval is drawn, and stands in the table
+            mean = bar.text.partition(" [")[0]
+            room = int((right - left) / _CHARACTER - len(mean) - 2)
+            drawing.marks.append(Label((left, y - 16), _short(bar.name, room), "ink", "start", 13, True))
+            drawing.marks.append(Label((right, y - 16), mean, "ink", "end"))
         else:
             drawing.marks.append(Label((0, y + 4), _short(bar.name), "ink", "start", 13, True))
             drawing.marks.append(Label((right + 12, y + 4), bar.text, "ink"))
@@ -78,7 +80,13 @@ class Mark:
 
 
 def plane(
-    marks: Sequence[Mark], width: float, x_title: str, y_title: str, joined: bool = False, labels: bool = True
+    marks: Sequence[Mark],
+    width: float,
+    x_title: str,
+    y_title: str,
+    joined: bool = False,
+    labels: bool = True,
+    root: bool = False,
 ) -> Drawing:
     """Points with vertical intervals and their names.
 
@@ -89,11 +97,15 @@ def plane(
         y_title: Above the y axis.
         joined: Join the points of a series in the order of x.
         labels: Write names beside the points.
+        root: Square-root scale of x.
     """
     height = 320.0 if width >= _NARROW else 290.0
     y = spanning([v for m in marks for v in (m.low, m.high, m.y)], height - 52, 34, 0.08)
     left = 14 + 7 * max(len(number(t)) for t in ticks(y.low, y.high, 4))
     x = spanning([m.x for m in marks], left + 10, width - 12, 0.1)
+    if root:
+        most = max(m.x for m in marks)
+        x = Scale(min(-0.004 * most, *(1.2 * m.x for m in marks)), 1.2 * most or 1.0, left + 10, width - 12, root=True)
     drawing = Drawing(width, height)
     drawing.marks += y_axis(y, left, width, y_title)
     drawing.marks += x_axis(x, height - 56, height - 52, x_title, 4 if width < _NARROW else 6)

@@ -16,7 +16,7 @@ from rlhf_lightning.evaluation.report.blocks import Report
 from rlhf_lightning.evaluation.report.drawing import pixels, svg
 from rlhf_lightning.evaluation.report.inputs import read_inputs
 from rlhf_lightning.evaluation.report.markdown import FIGURES, markdown, section_markdown
-from rlhf_lightning.evaluation.report.page import WIDE, page
+from rlhf_lightning.evaluation.report.page import SMALL, WIDE, page
 
 TENSORBOARD = "report_tensorboard"
 
@@ -68,7 +68,7 @@ def write_report(settings: ReportSettings) -> Path:
     try:
         (out / FIGURES).mkdir(parents=True, exist_ok=True)
         for figure in report.figures:
-            drawn = svg(figure.draw(WIDE if not figure.small else 340.0), figure.alt, standalone=True)
+            drawn = svg(figure.draw(SMALL if figure.small else WIDE), figure.alt, standalone=True)
             _write(out / FIGURES / f"{figure.name}.svg", drawn)
         _write(out / "report.md", markdown(report))
         _write(out / "report.html", page(report))
@@ -94,4 +94,6 @@ def _write_tensorboard(directory: Path, report: Report) -> None:
         for number, section in enumerate(report.sections):
             writer.add_text(f"report/{number:02d} {section.title}", section_markdown(section, with_figures=False))
         for figure in report.figures:
-            writer.add_image(f"report/{figure.name}", pixels(figure.draw(WIDE)), dataformats="HWC")
+            writer.add_image(
+                f"report/{figure.name}", pixels(figure.draw(SMALL if figure.small else WIDE)), dataformats="HWC"
+            )

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_lightning.data.card.tables import Table
 from rlhf_lightning.data.card.tables import tables as card_tables
-from rlhf_lightning.evaluation.report.blocks import Code, Samples, Section, Text, Warnings, mapping, sequence
+from rlhf_lightning.evaluation.report.blocks import Code, Folded, Samples, Section, Text, Warnings, mapping, sequence
 from rlhf_lightning.evaluation.report.inputs import Inputs, generations
 
 _LONGEST = 4_000
@@ -22,9 +22,13 @@ def data(inputs: Inputs) -> list[Section]:
         stage = next((run.stage for run in inputs.runs if run.name == name), "")
         suffix = f"{name} ({stage})" if stage and stage != name else name
         section = Section(f"data-{name}", f"Data card: {suffix}")
-        if warnings := [str(w) for w in sequence(card.get("warnings"))]:
+        if warnings := [str(w).removeprefix("data.init_args.") for w in sequence(card.get("warnings"))]:
             section.blocks.append(Warnings(warnings))
-        section.blocks += card_tables(card) if mapping(card.get("splits")) else []
+        found = card_tables(card) if mapping(card.get("splits")) else []
+        section.blocks += found[:1]
+        if found[1:]:
+            titles = ", ".join(table.title.lower() for table in found[1:])
+            section.blocks.append(Folded(titles.capitalize(), found[1:]))
         if section.blocks:
             sections.append(section)
     return sections

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlhf_lightning.evaluation.report.blocks import Block, Code, Figure, Report, Samples, Section, Table, Text, Warnings
+from rlhf_lightning.evaluation.report.blocks import (
+    Block,
+    Code,
+    Figure,
+    Folded,
+    Report,
+    Samples,
+    Section,
+    Table,
+    Text,
+    Warnings,
+)
 
 FIGURES = "report_figures"
 _SAMPLES = 5
@@ -38,6 +49,8 @@ def _block(block: Block, with_figures: bool) -> str:
         if with_figures:
             return f"![{_plain(block.alt).replace(']', ')')}]({FIGURES}/{block.name}.svg)"
         return "" if block.numbers is None else Table(block.title, block.numbers.columns, block.numbers.rows).markdown()
+    if isinstance(block, Folded):
+        return "\n\n".join(table.markdown() for table in block.tables)
     if isinstance(block, Samples):
         return "\n\n".join(_sample(row, block) for row in block.rows[:_SAMPLES])
     return block.markdown()

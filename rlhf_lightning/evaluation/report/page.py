@@ -14,7 +14,7 @@ from rlhf_lightning.evaluation.report.blocks import Block, Cell, Figure, Report,
 from rlhf_lightning.evaluation.report.drawing import DARK, LIGHT, svg
 
 _HERE = Path(__file__).parent
-WIDE, NARROW, SMALL = 760.0, 330.0, 340.0
+WIDE, NARROW, SMALL = 850.0, 330.0, 340.0
 """Widths in pixels for which figures are drawn: for screens, phones, and several beside one another."""
 STATIC_SAMPLES = 5
 """Samples in the page itself, for readers without JavaScript and for printing; the script shows all."""
@@ -31,7 +31,13 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals.update(
-        figure=_figure, embedded=_embedded, cell=_cell, numeric=_numeric, colors=_colors(), STATIC=STATIC_SAMPLES
+        figure=_figure,
+        embedded=_embedded,
+        cell=_cell,
+        split=_split,
+        numeric=_numeric,
+        colors=_colors(),
+        STATIC=STATIC_SAMPLES,
     )
     environment.globals.update(style=_file("page.css"), script=_file("page.js"))
     return environment
@@ -78,6 +84,12 @@ def _cell(value: Cell) -> str:
     if isinstance(value, float):
         return (f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}").replace("-", "−")
     return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else value
+
+
+def _split(text: str) -> tuple[str, str]:
+    """A number and the interval after it, which a table writes smaller and below."""
+    number, bracket, rest = text.partition(" [")
+    return (number, f"[{rest}") if bracket and rest.endswith("]") and _starts(number) else (text, "")
 
 
 def _numeric(rows: list[list[Cell]], column: int) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rlhf_lightning.evaluation.report.blocks import (
     Figure,
+    Folded,
     Section,
     Table,
     Text,
@@ -20,17 +21,18 @@ from rlhf_lightning.evaluation.report.blocks import (
 from rlhf_lightning.evaluation.report.charts import Bar, Mark, intervals, plane
 from rlhf_lightning.evaluation.report.inputs import Inputs
 
+KL_AXIS = "KL to the reference, nats (square-root scale)"
+
 
 def at_a_glance(inputs: Inputs) -> Section | None:
     """A table of all models, and what the reader should know before believing it."""
-    outputs = mapping(mapping(inputs.results.get("outputs")).get("models"))
-    judges = mapping(mapping(inputs.results.get("preference")).get("judges"))
+    outputs, judges = _measured(inputs), _judges(inputs)
     rewards = list(dict.fromkeys(r for m in outputs.values() for r in mapping(m.get("scores"))))
     columns = ["model", *(f"wins ({j})" for j in judges), *(f"score ({r})" for r in rewards)]
     rows: list[list[Any]] = []
     for name in [m for m in inputs.models if m in outputs or judges]:
         model = mapping(outputs.get(name))
-        wins = [_win_cell(inputs, mapping(judge), name) for judge in judges.values()]
+        wins = [_win_cell(inputs, judge, name) for judge in judges.values()]
         scores = [interval(mapping(model.get("scores")).get(r), 2) for r in rewards]
         rest = [
             interval(model.get("kl"), 2),
@@ -41,12 +43,23 @@ def at_a_glance(inputs: Inputs) -> Section | None:
     section = Section("glance", "At a glance")
     if rows:
         note = "Brackets are 95 % intervals over prompts. KL is in nats per response, to " + _reference(inputs)
-        table = Table("Models", [*columns, "KL", "tokens", "ended", "distinct-2"], rows, note + ".")
+        table = Table("", [*columns, "KL", "tokens", "ended", "distinct-2"], rows, note + ".")
         section.blocks.append(without_empty_columns(table))
     cautions = list(_cautions(inputs, judges))
     if cautions:
         section.blocks.append(Warnings(cautions))
     return section if section.blocks else None
+
+
+def _measured(inputs: Inputs) -> dict[str, dict[str, Any]]:
+    """What is known about every model's responses."""
+    models = mapping(mapping(inputs.results.get("outputs")).get("models"))
+    return {name: mapping(model) for name, model in models.items()}
+
+
+def _judges(inputs: Inputs) -> dict[str, dict[str, Any]]:
+    judges = mapping(mapping(inputs.results.get("preference")).get("judges"))
+    return {name: mapping(judge) for name, judge in judges.items()}
 
 
 def _reference(inputs: Inputs) -> str:
@@ -63,22 +76,21 @@ def _win_cell(inputs: Inputs, judge: dict[str, Any], model: str) -> str | None:
 def _cautions(inputs: Inputs, judges: dict[str, Any]) -> list[str]:
     found = []
     for name, judge in judges.items():
-        trained = [m for m, yes in mapping(mapping(judge).get("trained_against")).items() if yes]
+        trained = [m for m, yes in mapping(judge.get("trained_against")).items() if yes]
         if trained:
-            found.append(f"{', '.join(trained)} was trained against the judge {name!r}: its verdict flatters it.")
+            found.append(f"Trained against the judge {name!r}, which flatters them: {', '.join(trained)}.")
     findings = sequence(mapping(inputs.results.get("trust")).get("findings"))
     found += [f"Reward model: {f.get('what')}" for f in map(mapping, findings) if f.get("severity") == 1][:5]
-    for card in inputs.cards.values():
-        found += [str(w) for w in sequence(card.get("warnings"))]
+    for name, card in inputs.cards.items():
+        found += [f"Data of {name}, {str(w).removeprefix('data.init_args.')}" for w in sequence(card.get("warnings"))]
     return list(dict.fromkeys(found))
 
 
 def preference(inputs: Inputs) -> Section | None:
     """Win rates against the baseline by every judge, the matrix, ratings, categories."""
-    result = mapping(inputs.results.get("preference"))
     section = Section("preference", "Who is preferred")
     baseline = inputs.baseline or "the baseline"
-    for name, judge in mapping(result.get("judges")).items():
+    for name, judge in _judges(inputs).items():
         bars = []
         for number, model in enumerate(inputs.models):
             value = mapping(mapping(judge.get("win_rates")).get(model)).get("win_rate")
@@ -92,7 +104,9 @@ def preference(inputs: Inputs) -> Section | None:
         alt = f"{title}: " + "; ".join(f"{b.name} {b.text}" for b in bars)
         draw = partial(_win_rates, bars, axis)
         section.blocks.append(Figure(f"win_rates_{name}", title, alt, draw, _wins(judge, inputs.models)))
-        section.blocks += [t for t in (_matrix(name, judge), _ratings(name, judge), _categories(name, judge)) if t.rows]
+        tables = [t for t in (_matrix(judge), _ratings(judge), _categories(judge)) if t.rows]
+        if tables:
+            section.blocks.append(Folded(f"Every two models, ratings and categories, judged by {name}", tables))
     if section.blocks:
         lead = (
             f"As in the paper's Figure 1: how often a response is preferred to {baseline}'s to the same prompt. "
@@ -130,7 +144,7 @@ def _wins(judge: dict[str, Any], models: list[str]) -> Table:
     return without_empty_columns(Table("Numbers", columns, rows))
 
 
-def _matrix(name: str, judge: dict[str, Any]) -> Table:
+def _matrix(judge: dict[str, Any]) -> Table:
     matrix = mapping(judge.get("matrix"))
     models = list(matrix)
     rows: list[list[Any]] = [
@@ -146,10 +160,10 @@ def _matrix(name: str, judge: dict[str, Any]) -> Table:
     if len(models) < 3:
         rows = []
     note = "Share of prompts on which the row's model beats the column's."
-    return Table(f"Every two models, judged by {name}", ["", *models], rows, note)
+    return Table("Every two models", ["", *models], rows, note)
 
 
-def _ratings(name: str, judge: dict[str, Any]) -> Table:
+def _ratings(judge: dict[str, Any]) -> Table:
     rows: list[list[Any]] = [
         [model, interval(mapping(r).get("elo"), 0), interval(mapping(r).get("bradley_terry"), 2)]
         for model, r in mapping(judge.get("ratings")).items()
@@ -157,10 +171,10 @@ def _ratings(name: str, judge: dict[str, Any]) -> Table:
     note = (
         "Bradley-Terry log-odds over the baseline; Elo is the same on another scale, 400 points being odds of 10 to 1."
     )
-    return Table(f"Ratings, judged by {name}", ["model", "Elo", "log-odds"], rows if len(rows) > 2 else [], note)
+    return Table("Ratings", ["model", "Elo", "log-odds"], rows if len(rows) > 2 else [], note)
 
 
-def _categories(name: str, judge: dict[str, Any]) -> Table:
+def _categories(judge: dict[str, Any]) -> Table:
     win_rates = mapping(judge.get("win_rates"))
     by_model = {m: mapping(mapping(w).get("by_category")) for m, w in win_rates.items()}
     categories = sorted({c for found in by_model.values() for c in found})
@@ -169,13 +183,12 @@ def _categories(name: str, judge: dict[str, Any]) -> Table:
         cells = [mapping(found.get(category)) for found in by_model.values()]
         prompts = max((c.get("prompts") or 0 for c in cells), default=0)
         rows.append([category, prompts, *(percents(c.get("win_rate")) for c in cells)])
-    return Table(f"By category, judged by {name}", ["category", "prompts", *by_model], rows)
+    return Table("By category", ["category", "prompts", *by_model], rows)
 
 
 def frontier(inputs: Inputs) -> Section | None:
     """Reward, and win rates, against KL."""
-    outputs = mapping(mapping(inputs.results.get("outputs")).get("models"))
-    judges = mapping(mapping(inputs.results.get("preference")).get("judges"))
+    outputs, judges = _measured(inputs), _judges(inputs)
     section = Section("frontier", "What it cost in KL")
     rewards = list(dict.fromkeys(r for m in outputs.values() for r in mapping(m.get("scores"))))
     wanted: list[tuple[str, str, dict[str, Any]]] = [
@@ -183,7 +196,7 @@ def frontier(inputs: Inputs) -> Section | None:
         for r in rewards
     ]
     for name, judge in judges.items():
-        won = {n: mapping(w).get("win_rate") for n, w in mapping(mapping(judge).get("win_rates")).items()}
+        won = {n: mapping(w).get("win_rate") for n, w in mapping(judge.get("win_rates")).items()}
         if inputs.baseline is not None:
             won[inputs.baseline] = {"mean": 0.5, "low": 0.5, "high": 0.5}
         wanted.append((f"frontier_wins_{name}", f"Win rate judged by {name} against KL", won))
@@ -193,9 +206,9 @@ def frontier(inputs: Inputs) -> Section | None:
             rows: list[list[Any]] = [[m.name, m.x, m.y, m.low, m.high] for m in marks]
             alt = f"{title}: " + "; ".join(f"{m.name} {m.y:.3g} at a KL of {m.x:.3g}" for m in marks)
             y_title = "share of prompts won" if "wins" in name else "mean score"
-            draw = partial(plane, marks, x_title="KL to the reference, nats per response", y_title=y_title)
+            draw = partial(plane, marks, x_title=KL_AXIS, root=True, y_title=y_title)
             numbers = Table("Numbers", ["model", "KL", "mean", "low", "high"], rows)
-            section.blocks.append(Figure(name, title, alt, _of_width(draw), numbers))
+            section.blocks.append(Figure(name, title, alt, _of_width(draw), numbers, small=True))
     if section.blocks:
         lead = "Up is better, right is further from the reference. What is higher at the same KL is a better use of it."
         section.blocks.insert(0, Text(lead))

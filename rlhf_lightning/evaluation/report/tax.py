@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rlhf_lightning.evaluation.report.blocks import Section, Table, Text, Warnings, interval, mapping
+from rlhf_lightning.evaluation.report.blocks import Section, Table, Text, Warnings, bounds, interval, mapping
 from rlhf_lightning.evaluation.report.inputs import Inputs
 
 _HARMS = ("truthful", "toxic", "bias", "refus", "crows", "winogender", "harm")
@@ -37,7 +37,7 @@ def _section(section: Section, found: dict[str, dict[str, dict[str, Any]]], orde
     for task, by_model in found.items():
         metrics = dict.fromkeys(m for one in by_model.values() for m in mapping(one.get("metrics")))
         for metric in metrics:
-            cells = [interval(mapping(by_model.get(m, {}).get("metrics")).get(metric)) for m in models]
+            cells = [_cell(mapping(by_model.get(m, {}).get("metrics")).get(metric)) for m in models]
             rows.append([task, metric.replace("_", " "), max(one.get("n") or 0 for one in by_model.values()), *cells])
         notes += [f"{task}: {note}" for one in by_model.values() for note in one.get("notes") or []]
     note = "Brackets are 95 % bootstrap intervals over items. Perplexity and nats are better when lower."
@@ -50,6 +50,11 @@ def _section(section: Section, found: dict[str, dict[str, dict[str, Any]]], orde
     return section
 
 
+def _cell(value: Any) -> str | None:
+    found = bounds(value)
+    return None if found is None else interval(value, 3 if abs(found[0]) < 10 else 1)
+
+
 def _categories(found: dict[str, dict[str, dict[str, Any]]], models: list[str]) -> Table:
     rows: list[list[Any]] = []
     for task, by_model in found.items():
@@ -58,7 +63,7 @@ def _categories(found: dict[str, dict[str, dict[str, Any]]], models: list[str]) 
             groups = {m: mapping(mapping(by_model.get(m, {}).get("categories")).get(name)) for m in models}
             first = next((metric for group in groups.values() for metric in group), None)
             if first is not None:
-                rows.append([task, name, first.replace("_", " "), *(interval(groups[m].get(first)) for m in models)])
+                rows.append([task, name, first.replace("_", " "), *(_cell(groups[m].get(first)) for m in models)])
     return Table("By category", ["task", "category", "metric", *models], rows)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rlhf_lightning.evaluation.report.blocks import (
     Figure,
+    Folded,
     Section,
     Table,
     Text,
@@ -18,7 +19,7 @@ from rlhf_lightning.evaluation.report.blocks import (
 )
 from rlhf_lightning.evaluation.report.charts import Bar, Mark, intervals, plane, reliability
 from rlhf_lightning.evaluation.report.inputs import Inputs
-from rlhf_lightning.evaluation.report.preference import without_empty_columns
+from rlhf_lightning.evaluation.report.preference import KL_AXIS, without_empty_columns
 
 _MOST_BARS = 16
 
@@ -35,12 +36,12 @@ def trust(inputs: Inputs) -> Section | None:
         sentences = (" ".join(str(f[k]) for k in ("what", "evidence", "todo") if f.get(k)) for f in findings)
         section.blocks.append(Warnings(list(sentences)))
     section.blocks += [block for block in (_calibration(report), _slice_figure(report)) if block]
-    tables = (_slices(report), _labelers(report), _length(report), _shifts(report))
-    section.blocks += [table for table in tables if table.rows]
+    section.blocks += [table for table in (_labelers(report),) if table.rows]
     section.blocks += _curves(report)
-    missing = mapping(report.get("left_out"))
-    if missing:
-        section.blocks.append(Table("Not in this report", ["part", "why"], [[k, str(v)] for k, v in missing.items()]))
+    missing: list[list[Any]] = [[k, str(v)] for k, v in mapping(report.get("left_out")).items()]
+    left_out = Table("Not in this report", ["part", "why"], missing)
+    if tables := [t for t in (_slices(report), _length(report), _shifts(report), left_out) if t.rows]:
+        section.blocks.append(Folded(", ".join(table.title for table in tables), tables))
     return section if section.blocks else None
 
 
@@ -178,4 +179,4 @@ def _curves(report: dict[str, Any]) -> list[Figure | Text]:
 
 def _parting(marks: list[Mark], width: float) -> Any:
     y_title = "circles: proxy (the reward model); squares: gold"
-    return plane(marks, width, "KL to the reference, nats per response", y_title, joined=True, labels=False)
+    return plane(marks, width, KL_AXIS, y_title, joined=True, labels=False, root=True)
