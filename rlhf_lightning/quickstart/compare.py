@@ -12,6 +12,7 @@ from rlhf_lightning.data.agreement import Judgements, labeler_agreement
 from rlhf_lightning.data.kinds import PromptLike
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval
 from rlhf_lightning.evaluation.respond import Panel, Response
+from rlhf_lightning.quickstart.evaluation_files import write_evaluation
 from rlhf_lightning.quickstart.gold import gold_score
 from rlhf_lightning.quickstart.make_data import read_rows
 from rlhf_lightning.rollouts.settings import SamplingSettings
@@ -66,8 +67,16 @@ def judge(
     }
 
 
-def compare(panel: Panel, data: Path, seed: int, max_tokens: int) -> dict[str, Any]:
-    """Everything the report says about models and reward model; intervals are 95 % over prompts."""
+def compare(panel: Panel, data: Path, seed: int, max_tokens: int, out: Path | None = None) -> dict[str, Any]:
+    """Everything the report says about models and reward model; intervals are 95 % over prompts.
+
+    Args:
+        panel: The models.
+        data: Directory of the held-out prompts and rankings.
+        seed: Of samples.
+        max_tokens: Longest response.
+        out: Where every response and result is kept, as an evaluation keeps them.
+    """
     seen = judge(panel, read_rows(data / "heldout_seen.jsonl"), "seen families", seed, max_tokens)
     unseen = judge(panel, read_rows(data / "heldout_unseen.jsonl"), "unseen families", seed, max_tokens, measure=False)
     models = {name: _summary(name, seen, unseen) for name in MODELS}
@@ -75,11 +84,13 @@ def compare(panel: Panel, data: Path, seed: int, max_tokens: int) -> dict[str, A
         split: asdict(_difference(judged["ppo"], judged["sft"]))
         for split, judged in (("seen", seen), ("unseen", unseen))
     }
-    rankings = read_rows(data / "rankings_heldout.jsonl")
+    quality = reward_model_quality(panel, read_rows(data / "rankings_heldout.jsonl"))
+    if out is not None:
+        write_evaluation(out, {"seen families": seen, "unseen families": unseen}, quality)
     return {
         "models": models,
         "ppo_minus_sft_gold": gains,
-        "reward_model": reward_model_quality(panel, rankings),
+        "reward_model": quality,
         "by_family": _by_family(seen) | _by_family(unseen),
         "samples": _samples(seen),
     }

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 MODELS = ("base", "sft", "ppo", "ppo_ptx")
-EVIL = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)> & \"quotes\" | `code` \u2028"
+EVIL = (
+    "</script><script>document.title='broken'</script><img src=x onerror=document.title=1> & \"quotes\" | `code` \u2028"
+)
 
 
 def share(mean: float, width: float = 0.04, **more: Any) -> dict[str, Any]:
