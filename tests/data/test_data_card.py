@@ -147,12 +147,12 @@ def test_long_texts_are_compared_by_a_sample() -> None:
     rng = random.Random(1)
     words = ["".join(rng.choices("abcdefghij", k=6)) for _ in range(5000)]
     a = rng.choices(words, k=1000)
-    b = [w if rng.random() < 0.97 else rng.choice(words) for w in a]
+    b = [*a, *rng.choices(words, k=200)]  # longer, so that their smallest hashes are not of equally many
     near = NearDuplicates(0.5)
     near.add(" ".join(a))
     near.add(" ".join(b))
     (pair,) = near.found()
-    assert pair.similarity == pytest.approx(jaccard(" ".join(a), " ".join(b)), abs=0.08)
+    assert pair.similarity == pytest.approx(jaccard(" ".join(a), " ".join(b)), abs=0.06)
 
 
 def test_case_and_punctuation_do_not_count() -> None:
