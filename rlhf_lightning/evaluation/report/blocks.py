@@ -102,9 +102,9 @@ def interval(value: Any, digits: int = 3) -> str | None:
     found = bounds(value)
     if found is None:
         return None
-    mean, low, high = found
-    text = f"{mean:.{digits}f}"
-    return (text if low == high else f"{text} [{low:.{digits}f}, {high:.{digits}f}]").replace("-", "−")
+    # Adding zero turns the rounded "-0.00" into "0.00".
+    mean, low, high = (f"{round(v, digits) + 0.0:.{digits}f}" for v in found)
+    return (mean if found[1] == found[2] else f"{mean} [{low}, {high}]").replace("-", "−")
 
 
 def percents(value: Any) -> str | None:

@@ -129,7 +129,8 @@ def _names(marks: Sequence[Mark], x: Scale, y: Scale, width: float) -> list[Labe
     for mark in sorted(marks, key=lambda m: y(m.y)):
         text = _short(mark.name, 18)
         size = _CHARACTER * len(text)
-        to_right = x(mark.x) + 12 + size < width
+        right = [m for m in marks if 0 < x(m.x) - x(mark.x) < 12 + size and abs(y(m.y) - y(mark.y)) < 12]
+        to_right = x(mark.x) + 12 + size < width and (not right or x(mark.x) - 12 - size < x.start)
         start = x(mark.x) + 12 if to_right else x(mark.x) - 12 - size
         at = y(mark.y) + 4
         while any(abs(at - other) < 15 and start < end and begin < start + size for begin, end, other in taken):

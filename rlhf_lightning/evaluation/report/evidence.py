@@ -79,7 +79,7 @@ def _about(row: dict[str, Any]) -> str:
     if row.get("tokens"):
         parts.append(f"{row['tokens']} tokens")
     if row.get("ended") is False:
-        parts.append("cut off")
+        parts.append("cut\u00a0off")
     return " · ".join(parts).replace("-", "−")
 
 
