@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rlhf_lightning import __version__
+from rlhf_lightning.data.card.card import write_card
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.directory_checks import check_adapter, check_artefact, check_model, read_json
 from rlhf_lightning.models.sources import fingerprint, resolve
@@ -164,9 +165,11 @@ def read_info(directory: Path, key: str) -> StageInfo:
     return info
 
 
-def write_info(directory: Path, info: StageInfo) -> None:
-    """Write `stage.json` into an artefact that is being made."""
+def write_info(directory: Path, info: StageInfo, card: dict[str, Any] | None = None) -> None:
+    """Write `stage.json`, and `data_card.json` where the data has one, into an artefact that is being made."""
     (directory / STAGE_FILE).write_text(json.dumps(asdict(info), indent=2, sort_keys=True) + "\n")
+    if card is not None:
+        write_card(directory, card)
 
 
 def _check_base(info: StageInfo, name: str, key: str) -> str:

@@ -10,7 +10,10 @@ from jsonargparse import ArgumentParser
 
 from rlhf_lightning.config_checks import check_files
 
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "describe": ("rlhf_lightning.describe", "Data card: lengths, duplicates, labelers, what would mislead."),
+    "report": ("rlhf_lightning.evaluation.report.command", "One page on an evaluation: who wins, at what cost."),
+}
 """Name of a command: its module, which has `main(args) -> int`, and one line for `--help`."""
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import lightning as L
 import torch
@@ -14,17 +14,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from rlhf_lightning.bounds import check_number
+from rlhf_lightning.data.card.card import DataCard
 from rlhf_lightning.data.item_store import ItemStore, Storable
 from rlhf_lightning.data.kinds import Row
 from rlhf_lightning.data.loading import RowStream
-from rlhf_lightning.data.openings import Openings
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.identity import arguments_of
 from rlhf_lightning.fitting.training_stream import ResumableSampler, TrainingStream
 from rlhf_lightning.prompt_template import PromptTemplate
 
+
+class Measured(Storable, Protocol):
+    """An item whose row's lengths the data card notes."""
+
+    def lengths(self) -> tuple[int, list[int]]:
+        """Tokens of the prompt, and of each response."""
+        ...
+
+
 T = TypeVar("T", bound=Row)
-Item = TypeVar("Item", bound=Storable)
+Item = TypeVar("Item", bound=Measured)
 OnBad = Literal["error", "skip"]
 OnLong = Literal["error", "drop"]
 
@@ -76,7 +85,7 @@ class StageDataModule(L.LightningDataModule):
         self._seed = loading.seed
         self.items: dict[str, Sequence[Any]] = {}
         self._provenance: dict[str, Any] = {}
-        self._openings: dict[str, Openings] = {}
+        self.card = DataCard("data.init_args.")
 
     @property
     def template(self) -> PromptTemplate:
@@ -129,11 +138,9 @@ class StageDataModule(L.LightningDataModule):
         return items
 
     def _tokenized(self, name: str, rows: RowStream[T], tokenize: Callable[[T], Item | None]) -> Iterator[Item]:
-        compared = name in ("train", "val") and self.sources.get("val") is not None
         for row in rows:
-            if compared:
-                self._openings.setdefault(name, Openings()).add(row)
             if (item := tokenize(row)) is not None:
+                self.card.split(name, type(row)).add(row, *item.lengths())
                 yield item
 
     def unread(self) -> list[str]:
@@ -141,15 +148,15 @@ class StageDataModule(L.LightningDataModule):
         return [name for name, files in self.sources.items() if files is not None and name not in self.items]
 
     def record(self, name: str, files: str | Sequence[str], stream: RowStream[Any], kept: int) -> None:
-        """Note where the rows of a split came from, for `provenance`."""
+        """Note where the rows of a split came from, for `provenance`; say what would mislead."""
         self._provenance[name] = {
             "files": [files] if isinstance(files, str) else list(files),
             "rows": kept,
             "skipped": stream.skipped,
             "fingerprint": stream.fingerprint,
         }
-        if name == "val" and (shared := self._openings.pop("train").shared_with(self._openings.pop("val"))):
-            print(f"data.init_args.val: {shared} of its prompts are training prompts too; val/ metrics will flatter.")
+        for warning in self.card.close(name, self._provenance[name]):
+            print(warning)
 
     def collate(self, items: list[Any]) -> Any:
         """Items to one batch."""

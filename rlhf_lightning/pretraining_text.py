@@ -124,6 +124,7 @@ def read_pretraining(
             ids = encode_document(data.template, row)
             limits.check_vocabulary(ids, f"{row.file}:{row.line}")
             tokens += len(ids)
+            data.card.split("pretrain", Text).add(row, len(ids))
             yield ids
 
     sequences = ItemStore(TokenSequence, cut(documents(), length))

@@ -279,7 +279,7 @@ class StageModule(MasterWeights):
         raise NotImplementedError
 
     def write_artefact(self, directory: Path) -> None:
-        """Write `final/`: weights, tokenizer and `stage.json`, all at once or not at all."""
+        """Write `final/`: weights, tokenizer, `stage.json` and data card, all at once or not at all."""
         data = getattr(self.trainer, "datamodule", None)
         info = StageInfo(
             stage=self.stage,
@@ -296,4 +296,4 @@ class StageModule(MasterWeights):
         with atomic_directory(directory) as temporary:
             self.save_weights(temporary)
             self.template.tokenizer.save_pretrained(temporary)
-            write_info(temporary, info)
+            write_info(temporary, info, data.card.as_dict() if data is not None else None)

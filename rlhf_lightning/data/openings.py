@@ -6,6 +6,7 @@ import hashlib
 import json
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_lightning.data.kinds import Demonstration, Message, Prompt, PromptLike, Ranking, Row, Text
 
@@ -28,10 +29,17 @@ class Openings:
         text = json.dumps(_opening(row)).encode("ascii")
         self._digests += hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest()
 
+    def different(self) -> int:
+        """How many different prompts there are."""
+        return len(self._unique())
+
     def shared_with(self, other: Openings) -> int:
         """How many different prompts occur in both."""
-        ours, theirs = (np.unique(np.frombuffer(o._digests, dtype="2u8"), axis=0) for o in (self, other))
+        ours, theirs = self._unique(), other._unique()
         return len(ours) + len(theirs) - len(np.unique(np.concatenate([ours, theirs]), axis=0))
+
+    def _unique(self) -> NDArray[np.uint64]:
+        return np.unique(np.frombuffer(self._digests, dtype="2u8"), axis=0)
 
 
 def _opening(row: Row) -> list[tuple[str, str]]:

@@ -68,6 +68,10 @@ class PromptItem:
         given = PromptRow.unpacked(data[row:]) if len(data) > row else None
         return cls(unpack_integers(data[8:text]), data[text:row].decode(), given)
 
+    def lengths(self) -> tuple[int, list[int]]:
+        """Tokens of the prompt; there is no response yet."""
+        return len(self.ids), []
+
 
 @dataclass  # not frozen: Lightning rebuilds batches field by field under 16-bit precision
 class PromptBatch:

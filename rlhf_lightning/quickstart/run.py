@@ -13,6 +13,7 @@ from pathlib import Path
 from rlhf_lightning.cli import quieten
 from rlhf_lightning.memory import keep_few_products
 from rlhf_lightning.quickstart.compare import build_panel, compare
+from rlhf_lightning.quickstart.evaluation_files import write_page
 from rlhf_lightning.quickstart.report import write_report
 from rlhf_lightning.seeding import derive_seed
 
@@ -68,10 +69,14 @@ def main() -> None:
     clock.seconds.pop("comparison", None)  # made anew each time
     with clock.timing("comparison"):
         panel = build_panel(args.root, "embedded:smollm2-135m-instruct")
-        result = compare(panel, CONFIGS / "data", derive_seed(args.seed, "comparison"), MAX_TOKENS)
+        seed, out = derive_seed(args.seed, "comparison"), args.root / "evaluation"
+        result = compare(panel, CONFIGS / "data", seed, MAX_TOKENS, out)
     result["stage_seconds"] = clock.seconds
     print(write_report(args.root, result, args.seed, sum(clock.seconds.values())))
     print(f"Written: {args.root / 'report.md'}, {args.root / 'report.json'}. Curves: tensorboard --logdir {args.root}")
+    head = json.loads((args.root / "report.json").read_text())
+    command = ["make", "quickstart", f"SEED={args.seed}", f"ROOT={args.root}"]
+    print(f"Open in a browser: {write_page(out, args.root, head, command).resolve()}")
 
 
 class Clock:

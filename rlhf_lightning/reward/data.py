@@ -38,6 +38,10 @@ class RankedPrompt:
         responses = [list(islice(values, n)) for n in lengths]
         return cls(list(values), responses, ranks)
 
+    def lengths(self) -> tuple[int, list[int]]:
+        """Tokens of the prompt, and of each response."""
+        return len(self.prompt_ids), [len(r) for r in self.responses]
+
 
 @dataclass  # not frozen: Lightning rebuilds batches field by field under 16-bit precision
 class RankingBatch:

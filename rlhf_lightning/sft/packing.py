@@ -35,6 +35,11 @@ class SFTExample:
         values = unpack_integers(data)
         return cls([~v if v < 0 else v for v in values], [v < 0 for v in values])
 
+    def lengths(self) -> tuple[int, list[int]]:
+        """Tokens that carry no loss, and those that do."""
+        response = sum(self.is_response)
+        return len(self.ids) - response, [response]
+
 
 @dataclass  # not frozen: Lightning rebuilds batches field by field under 16-bit precision
 class SFTBatch:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from rlhf_lightning.evaluation.intervals import mean_interval, win_rate
 from rlhf_lightning.quickstart import run
-from rlhf_lightning.quickstart.compare import build_panel, compare, labeler_agreement
+from rlhf_lightning.quickstart.compare import agreement_of, build_panel, compare
+from rlhf_lightning.quickstart.evaluation_files import write_page
 from rlhf_lightning.quickstart.make_data import read_rows, write_prompts, write_rankings
 from rlhf_lightning.quickstart.report import write_report
 from tests.conftest import TinyRuns
@@ -28,9 +30,23 @@ def report(tiny: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> tuple[di
     samples = [[(f"{t} {i}", e) for t, e in texts] for i in range(6)]
     write_rankings(data, samples[:4], samples, seed=0)
     panel = build_panel(root, "embedded:tiny")
-    result = compare(panel, data, seed=0, max_tokens=8)
+    result = compare(panel, data, seed=0, max_tokens=8, out=root / "evaluation")
     text = write_report(root, result, seed=1, wall_s=60.0)
-    return json.loads((root / "report.json").read_text()), text
+    write_page(root / "evaluation", root, json.loads((root / "report.json").read_text()), ["make", "quickstart"])
+    return json.loads((root / "report.json").read_text()) | {"page": root / "evaluation" / "report.html"}, text
+
+
+def test_the_page_says_the_same(report: tuple[dict[str, object], str]) -> None:
+    content: dict = report[0]  # type: ignore[type-arg]
+    page = content["page"].read_text()
+    sections = ["glance", "preference", "frontier", "trust", "samples", "learning", "data-sft", "data-ppo"]
+    assert re.findall(r'<section id="([^"]+)"', page) == [*sections, "data-reward", "reproduce"]
+    gain = content["models"]["ppo"]["win_rate_vs_sft"]
+    assert f"{100 * gain['mean']:.1f} %" in page
+    rows = [json.loads(line) for line in (content["page"].parent / "generations" / "ppo.jsonl").open()]
+    assert len(rows) == 2 * (12 + 6)
+    measured = [row["kl"] for row in rows if row["kl"] is not None]
+    assert sum(measured) / len(measured) == pytest.approx(content["models"]["ppo"]["kl"])
 
 
 def test_report_has_the_keys_that_scripts_rely_on(report: tuple[dict[str, object], str]) -> None:
@@ -67,7 +83,9 @@ def test_shipped_rankings_answer_the_shipped_prompts() -> None:
         rows = read_rows(data / f"{name.replace('ranking_prompts', 'rankings')}.jsonl")
         assert {row["prompt"] for row in rows} <= prompts
         assert all(2 <= len(row["responses"]) <= 9 for row in rows)
-    assert 0.7 < labeler_agreement(read_rows(data / "rankings_heldout.jsonl")) < 0.9
+    agreement = agreement_of(read_rows(data / "rankings_heldout.jsonl"))
+    assert agreement is not None
+    assert 0.7 < agreement < 0.9
 
 
 def test_finished_stages_are_skipped(tiny: TinyRuns, capsys: pytest.CaptureFixture[str]) -> None:
