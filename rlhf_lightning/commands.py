@@ -10,7 +10,13 @@ from jsonargparse import ArgumentParser
 
 from rlhf_lightning.config_checks import check_files
 
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "agreement": ("rlhf_lightning.evaluation.agreement", "How often the labelers of a rankings file agree."),
+    "crossvalidate": (
+        "rlhf_lightning.crossvalidation.command",
+        "Train the reward model without each group of labelers, and compare how well it judges both.",
+    ),
+}
 """Name of a command: its module, which has `main(args) -> int`, and one line for `--help`."""
 
 T = TypeVar("T")
