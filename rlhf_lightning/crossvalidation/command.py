@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from inspect import cleandoc
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf_lightning.artefacts import STAGE_FILE, open_source, source_fingerprint
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.callbacks import check_writable
+from rlhf_lightning.cli import run_stage
 from rlhf_lightning.commands import parse_settings
 from rlhf_lightning.crossvalidation.files import write_rankings
 from rlhf_lightning.crossvalidation.groups import Fold, Unit, amounts, balanced_groups, make_folds, scan
@@ -24,6 +26,7 @@ from rlhf_lightning.fitting.identity import differences
 from rlhf_lightning.fitting.run_lock import RunLock
 
 NAME = "crossvalidate"
+EXAMPLE = f"python -m rlhf_lightning {NAME} --config configs/quickstart/reward.yaml --folds 4 --out checkpoints/folds"
 PLAN = "plan.json"
 Runner = Callable[[Sequence[str]], int]
 
@@ -63,6 +66,11 @@ def main(args: Sequence[str]) -> int:
         0, or the exit status of a stage that failed or was stopped.
     """
     own, stage_args = split_args(args)
+    if any(arg.startswith("--print_config") for arg in stage_args):
+        return run_stage(["fit", *stage_args])
+    if "--help" in own or "-h" in own:
+        print(cleandoc(CrossValidation.__doc__ or "").partition("Args:")[0])
+        print(f"{EXAMPLE}\n")
     return cross_validate(parse_settings(CrossValidation, NAME, own), stage_args, run_process)
 
 
@@ -132,11 +140,11 @@ class Plan:
 
     def __init__(self, settings: CrossValidation, config: dict[str, Any]) -> None:
         data = config["data"]["init_args"]
-        self._loading = (data.get("on_bad_row") or "error", data.get("limit"))
+        self._on_bad_row: Literal["error", "skip"] = data.get("on_bad_row") or "error"
+        self._limit: int | None = data.get("limit")
         self._sources = {split: data[split] for split in ("train", "val") if data.get(split) is not None}
         seed = _first_seed(config, settings.seeds)
         self.seeds = [seed + i for i in range(settings.seeds)]
-        source = open_source(config["model"]["init_args"]["init_from"], "model.init_args.init_from")
         scanned = {split: scan(self._rows(split), self._key(split), settings.by) for split in self._sources}
         groups = balanced_groups(amounts(*scanned.values()), settings.folds, settings.by)
         self.folds: list[Fold] = make_folds(groups, scanned["train"], scanned.get("val"), settings.held_out, seed)
@@ -147,7 +155,7 @@ class Plan:
             "held_out": None if "val" in scanned else settings.held_out,
             "first_seed": seed,
             "rows": {split: one.fingerprint for split, one in scanned.items()},
-            "init_from": source_fingerprint(source),
+            "init_from": _model_fingerprint(config["model"]["init_args"]["init_from"]),
             "stage": _without_places(config),
         }
         """All but the number of seeds, which may grow."""
@@ -156,7 +164,7 @@ class Plan:
         return f"data.init_args.{split}"
 
     def _rows(self, split: str) -> RowStream[Ranking]:
-        return RowStream(Ranking, self._sources[split], self._key(split), *self._loading)
+        return RowStream(Ranking, self._sources[split], self._key(split), self._on_bad_row, self._limit)
 
     def settle(self, root: Path) -> None:
         """Write the plan and the rankings of its folds, or find that they are there.
@@ -192,6 +200,15 @@ class Plan:
 def fold_file(root: Path, number: int, split: str) -> Path:
     """Rankings of a fold."""
     return root / f"fold{number}" / f"{split}.jsonl"
+
+
+def _model_fingerprint(name: str) -> str:
+    key = "model.init_args.init_from"
+    source = open_source(name, key)
+    try:
+        return source_fingerprint(source)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 def _first_seed(config: dict[str, Any], seeds: int) -> int:

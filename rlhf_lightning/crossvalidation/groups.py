@@ -156,5 +156,5 @@ def _require(fold: Fold, number: int, inside: NDArray[np.bool_], from_train: boo
         if not rows:
             raise UserError(
                 f"{key}: fold {number}, which holds out {', '.join(fold.held_out)}, has no rankings {what} once "
-                "prompts are kept apart. Give rankings of more prompts or labelers, fewer --folds, or another --held_out share."
+                "prompts are kept apart. Give rankings of more prompts, fewer --folds, or another --held_out."
             )

@@ -42,11 +42,10 @@ def markdown(plan: dict[str, Any], summary: Summary) -> str:
     """The report as Markdown."""
     rows = [_row(", ".join(group), one) for group, one in zip(plan["groups"], summary.folds, strict=True)]
     rows.append(_row("**mean of folds**", summary.mean))
-    spread = summary.over_folds
-    rows.append(["± from how folds differ", *(f"± {100 * spread[n]:.1f}" for n in NAMES), "", ""])
+    rows.append(["± from how folds differ", *(f"± {100 * summary.over_folds[n]:.1f}" for n in NAMES), "", ""])
     if summary.over_seeds:
-        spread = (f"{100 * summary.over_seeds[n]:.1f}" for n in NAMES)
-        rows.append(["standard deviation of seeds", *spread, "", ""])
+        between = (f"{100 * summary.over_seeds[n]:.1f}" for n in NAMES)
+        rows.append(["standard deviation of seeds", *between, "", ""])
     paper = [f"{100 * value:.1f} ± {100 * error:.1f}" for value, error in PAPER.values()]
     rows.append(["InstructGPT, §4.1", *paper, "2.8", "", ""])
     seeds = ", ".join(map(str, plan["seeds"]))

@@ -19,7 +19,7 @@ from rlhf_lightning.cli import run_stage
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.reward.data import RankingDataModule
 
-OURS = ("--trainer.default_root_dir", "--ckpt_path", "--overwrite", "--print_config")
+OURS = ("--trainer.default_root_dir", "--ckpt_path", "--overwrite")
 """Options of the stage that are set for every fold."""
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG of prctl(2)
 
@@ -48,16 +48,20 @@ def resolved(stage_args: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def run_process(args: Sequence[str]) -> int:
+def run_process(args: Sequence[str], program: Sequence[str] = (sys.executable, "-m", "rlhf_lightning")) -> int:
     """Run a command of this package in a process of its own; its output is ours.
 
     A signal to stop is handed on, and ends us when the stage has ended: with a checkpoint.
+
+    Args:
+        args: The command line.
+        program: What gets it.
 
     Returns:
         Its exit status; 128 + n where signal n killed it.
     """
     # Not in this process: strategies with several processes start the command line again, and memory is given back.
-    process = subprocess.Popen([sys.executable, "-m", "rlhf_lightning", *args], preexec_fn=_stop_with_parent)
+    process = subprocess.Popen([*program, *args], preexec_fn=_stop_with_parent)
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the stage too
