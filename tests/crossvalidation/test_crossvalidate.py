@@ -26,6 +26,7 @@ from rlhf_lightning.data.kinds import Ranking
 from rlhf_lightning.data.loading import load
 from rlhf_lightning.pair_accuracy import PairCounts, accuracy
 from tests.conftest import TINY, TinyRuns
+from tests.resume.comparison import differences
 from tests.resume.kill_server import KillServer
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
@@ -35,11 +36,11 @@ LABELERS = (("ada", "one"), ("ben", "one"), ("cy", "two"))
 
 @pytest.fixture(scope="module")
 def rankings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny rankings, each by two of three labelers."""
+    """The tiny rankings, each by two of three labelers; the third likes what the others dislike."""
     rows = [json.loads(line) for line in (TINY / "data" / "rankings.jsonl").open()]
     path = tmp_path_factory.mktemp("labelled") / "rankings.jsonl"
     labelled = [
-        row | {"labeler": name, "labeler_group": group}
+        row | {"labeler": name, "labeler_group": group, "ranks": [-r % 9 if name == "cy" else r for r in row["ranks"]]}
         for i, row in enumerate(rows)
         for j, (name, group) in enumerate(LABELERS)
         if (i + j) % 3
@@ -92,7 +93,9 @@ def test_killed_and_resumed_gives_the_same_report(
     assert one == other
     assert cross_validate(cut, args, again) == 0  # nothing left to do but the report
     assert again.commands == ["fit"]
+    assert not differences(*(tmp_path / name / "fold2" / "seed1" for name in ("whole", "cut")))
     check_report(tmp_path / "whole", one)
+    assert one["mean"]["gap"]["value"] > 0.1  # somebody likes what the others dislike
     assert "| InstructGPT, §4.1 | 72.4 ± 0.4 | 69.6 ± 0.9 | 2.8 |" in table
     # The settings may not change under finished folds.
     assert main(["crossvalidate", "--out", cut.out, "--folds", "2", *args, "--trainer.max_epochs", "2"]) == 1
@@ -128,7 +131,6 @@ def test_a_partial_validation_is_made_whole(tiny: TinyRuns, rankings: Path, serv
     lines = [(d / "val_rankings.csv").read_text().splitlines() for d in (run, run / "evaluation")]
     assert len(lines[1]) == 1 + len((tmp_path / "fold1" / "val.jsonl").read_text().splitlines())
     assert lines[0] == lines[1][: len(lines[0])]  # the weights are those of the training's end
-    runner.most = 0
     assert cross_validate(settings, args, runner) == STOPPED  # at the second fold
     assert runner.commands == ["fit", "validate"]
 
