@@ -72,3 +72,12 @@ def test_slices_cover_everything_and_name_what_has_no_label() -> None:
     assert [e.value for e in found.values()] == [1.0, 1.0, 0.0]
     assert sum(e.pairs for e in found.values()) == 3
     assert list(by_slice(counts, ["a", "a", "a"])) == ["a"]
+
+
+def test_an_empty_name_is_a_name() -> None:
+    counts = count_pairs([[1, 0], [0, 1]], [[1, 2]] * 2, ["p", "q"])
+    assert list(by_slice(counts, ["", None])) == ["", "(none)"]
+
+
+def test_estimates_as_text() -> None:
+    assert str(accuracy(count_pairs([[1, 0, 2]], [[1, 2, 3]], ["p"]))) == "0.333"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rlhf_lightning.crossvalidation.files import ranking_fields, write_rankings
-from rlhf_lightning.crossvalidation.groups import Scanned, balanced_groups, make_folds, scan
+from rlhf_lightning.crossvalidation.groups import Scanned, amounts, balanced_groups, make_folds, scan
 from rlhf_lightning.data.kinds import Message, Ranking
 from rlhf_lightning.data.loading import RowStream, load
 from rlhf_lightning.errors import UserError
@@ -30,12 +30,12 @@ def random_rows(seed: int, prompts: int) -> list[tuple[str, str]]:
 
 def test_groups_have_about_equal_data() -> None:
     rng = random.Random(0)
-    amounts = {f"l{i:02d}": rng.randint(1, 1000) for i in range(40)}
-    groups = balanced_groups(amounts, 5, "labeler")
-    assert sorted(name for group in groups for name in group) == sorted(amounts)
-    sizes = [sum(amounts[name] for name in group) for group in groups]
+    data = {f"l{i:02d}": rng.randint(1, 1000) for i in range(40)}
+    groups = balanced_groups(data, 5, "labeler")
+    assert sorted(name for group in groups for name in group) == sorted(data)
+    sizes = [sum(data[name] for name in group) for group in groups]
     assert max(sizes) - min(sizes) < 0.02 * sum(sizes)
-    assert groups == balanced_groups(dict(reversed(amounts.items())), 5, "labeler")
+    assert groups == balanced_groups(dict(reversed(data.items())), 5, "labeler")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -114,3 +114,8 @@ def test_rows_without_a_labeler_are_counted_and_the_first_is_named(jsonl: Callab
         UserError, match=rf"data.init_args.train: 2 of 3 rows have no `labeler` \(the first: {path}:2\)"
     ):
         scan(RowStream(Ranking, path, "data.init_args.train"), "data.init_args.train", "labeler")
+
+
+def test_pairs_of_all_sources_are_counted() -> None:
+    one, other = scanned([("a", "p"), ("b", "p"), ("a", "q")]), scanned([("b", "r"), ("c", "r")])
+    assert amounts(one, other) == {"a": 2, "b": 2, "c": 1}

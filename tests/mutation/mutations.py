@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.mutation import batches, gradients, logprobs, ppo, pretraining, ragged, ragged_attention, reward, rollouts
+from tests.mutation import (
+    batches,
+    gradients,
+    labelers,
+    logprobs,
+    ppo,
+    pretraining,
+    ragged,
+    ragged_attention,
+    reward,
+    rollouts,
+)
 from tests.mutation import masked_and_tokens as tokens
 
 MUTATIONS = [
@@ -26,6 +37,10 @@ MUTATIONS = [
     *pretraining.MIXING,
     *reward.PAIRS_AND_LOSS,
     *reward.PAIR_METRICS,
+    *labelers.PAIR_ACCURACY,
+    *labelers.AGREEMENT,
+    *labelers.GROUPS,
+    *labelers.OUTCOMES,
     *batches.ROLLOUT,
     *batches.REQUESTS,
     *batches.RANKING_BATCHES,
