@@ -53,8 +53,12 @@ def replaced(path: Path) -> Path:
     return path.with_name(f"{path.name}-replaced")
 
 
-def check_writable(root: Path) -> None:
+def check_writable(root: Path, key: str = "trainer.default_root_dir") -> None:
     """Make the run directory if it is not there, and try to write in it.
+
+    Args:
+        root: The directory.
+        key: Configuration key that named it.
 
     Raises:
         UserError: It cannot be written.
@@ -64,9 +68,7 @@ def check_writable(root: Path) -> None:
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:
-        raise UserError(
-            f"trainer.default_root_dir: cannot write to {str(root)!r}: {error.strerror}. Choose another directory."
-        ) from error
+        raise UserError(f"{key}: cannot write to {str(root)!r}: {error.strerror}. Choose another directory.") from error
 
 
 class WriteArtefact(Callback):

@@ -13,6 +13,11 @@ from rlhf_lightning.config_checks import check_files
 COMMANDS: dict[str, tuple[str, str]] = {
     "describe": ("rlhf_lightning.describe", "Data card: lengths, duplicates, labelers, what would mislead."),
     "report": ("rlhf_lightning.evaluation.report.command", "One page on an evaluation: who wins, at what cost."),
+    "agreement": ("rlhf_lightning.evaluation.agreement", "How often the labelers of a rankings file agree."),
+    "crossvalidate": (
+        "rlhf_lightning.crossvalidation.command",
+        "Train the reward model without each group of labelers, and compare how well it judges both.",
+    ),
 }
 """Name of a command: its module, which has `main(args) -> int`, and one line for `--help`."""
 

@@ -7,7 +7,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Sequence
 from multiprocessing.reduction import DupFd
-from typing import IO, Any, Protocol, Self, TypeVar, overload
+from typing import IO, Any, Generic, Protocol, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,19 @@ class ItemStore(Sequence[Item]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _file=os.fdopen(state["_file"].detach(), "rb"))
+
+
+class Numbered(Generic[Item]):
+    """Items with their numbers, for a loader whose batches have to say which rows they are."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> tuple[int, Item]:
+        return row, self.items[row]
 
 
 def pack_integers(*parts: Sequence[int]) -> bytes:

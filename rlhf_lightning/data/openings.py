@@ -10,8 +10,14 @@ from numpy.typing import NDArray
 
 from rlhf_lightning.data.kinds import Demonstration, Message, Prompt, PromptLike, Ranking, Row, Text
 
-_DIGEST_BYTES = 16
+DIGEST_BYTES = 16
 """Among 10^9 different prompts, two share a digest with a probability below 10^-20."""
+
+
+def digest(row: Row) -> bytes:
+    """16 bytes that are the same for rows with the same prompt, as `Openings` compares them."""
+    text = json.dumps(_opening(row)).encode("ascii")
+    return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
 
 
 class Openings:
@@ -26,8 +32,7 @@ class Openings:
 
     def add(self, row: Row) -> None:
         """Note the prompt of a row."""
-        text = json.dumps(_opening(row)).encode("ascii")
-        self._digests += hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest()
+        self._digests += digest(row)
 
     def different(self) -> int:
         """How many different prompts there are."""

@@ -25,8 +25,12 @@ class RunLock:
     def __init__(self) -> None:
         self._file: IO[str] | None = None
 
-    def acquire(self, root: Path) -> None:
+    def acquire(self, root: Path, key: str = "trainer.default_root_dir") -> None:
         """
+        Args:
+            root: Directory of the run.
+            key: Configuration key that named it.
+
         Raises:
             UserError: Another process is training there.
         """
@@ -40,7 +44,7 @@ class RunLock:
             pid = file.read().strip() or "unknown"
             file.close()
             raise UserError(
-                f"trainer.default_root_dir: another process ({pid}) is training in {str(root)!r}. Wait for it, stop "
+                f"{key}: another process ({pid}) is training in {str(root)!r}. Wait for it, stop "
                 "it, or choose another directory."
             ) from None
         file.truncate(0)

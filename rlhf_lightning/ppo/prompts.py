@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from rlhf_lightning.data.item_store import pack_integers, unpack_integers
+from rlhf_lightning.data.item_store import Numbered, pack_integers, unpack_integers
 from rlhf_lightning.data.kinds import Message, Prompt, PromptLike
 from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming, pad
 from rlhf_lightning.ppo.ptx import LENGTH_KEY, PtxSettings, check_ptx
@@ -104,19 +103,6 @@ def collate_prompts(items: Sequence[PromptItem], pad_id: int, rows: Sequence[int
         list(range(len(items)) if rows is None else rows),
         [i.row or PromptRow(i.text) for i in items],
     )
-
-
-class Numbered(Dataset[tuple[int, PromptItem]]):
-    """Items with their row numbers."""
-
-    def __init__(self, items: Sequence[PromptItem]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, row: int) -> tuple[int, PromptItem]:
-        return row, self.items[row]
 
 
 class PromptStream:

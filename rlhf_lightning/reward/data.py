@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rlhf_lightning.data.item_store import pack_integers, unpack_integers
+from rlhf_lightning.data.item_store import Numbered, pack_integers, unpack_integers
 from rlhf_lightning.data.kinds import Demonstration, Ranking
+from rlhf_lightning.data.row_labels import RowLabels
 from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming, pad
 from rlhf_lightning.memory import split_by_tokens
 from rlhf_lightning.models.ragged import Ragged, from_prompts
@@ -61,6 +62,8 @@ class RankingBatch:
     """[N] row of the prompt that a response answers."""
     step_weight: float | None = None
     """Prompts of the whole optimizer step; None where the batch stands alone."""
+    rows: list[int] | None = None
+    """[B] numbers of the rankings in their split; None in training."""
 
     @property
     def weight(self) -> float:
@@ -68,8 +71,8 @@ class RankingBatch:
         return float(len(self.prompt_ids))
 
     def to(self, device: torch.device) -> RankingBatch:
-        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self)[:-1]}
-        return RankingBatch(**tensors, step_weight=self.step_weight)
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self)[:-2]}
+        return RankingBatch(**tensors, step_weight=self.step_weight, rows=self.rows)
 
     def row(self, index: int) -> RankingBatch:
         """One prompt with its responses."""
@@ -101,8 +104,8 @@ class RankingBatch:
         return tokens, self.prompt_mask.sum() + self.response_mask.sum(1).cumsum(0) - 1
 
 
-def collate(rows: Sequence[RankedPrompt], pad_id: int) -> RankingBatch:
-    """Ranked prompts to a batch; K may vary."""
+def collate(rows: Sequence[RankedPrompt], pad_id: int, numbers: list[int] | None = None) -> RankingBatch:
+    """Ranked prompts to a batch; K may vary. `numbers` are those of the rows in their split."""
     responses = [r for row in rows for r in row.responses]
     return RankingBatch(
         pad([row.prompt_ids for row in rows], pad_id, left=True),
@@ -111,6 +114,7 @@ def collate(rows: Sequence[RankedPrompt], pad_id: int) -> RankingBatch:
         pad([[True] * len(r) for r in responses], False),
         torch.tensor([rank for row in rows for rank in row.ranks]),
         torch.tensor([i for i, row in enumerate(rows) for _ in row.responses]),
+        rows=numbers,
     )
 
 
@@ -166,13 +170,22 @@ class RankingDataModule(StageDataModule):
             ),
             locals(),
         )
+        self.labels = RowLabels()
+        """Of the validation rankings, in their order."""
 
     def setup(self, stage: str) -> None:
         for split in self.unread():
             if split == "demonstrations":
                 self.items[split] = self.read(split, Demonstration, RankedPrompt, self._tokenize_demonstration)
             else:
-                self.items[split] = self.read(split, Ranking, RankedPrompt, self._tokenize)
+                tokenize = self._tokenize_labelled if split == "val" else self._tokenize
+                self.items[split] = self.read(split, Ranking, RankedPrompt, tokenize)
+
+    def _tokenize_labelled(self, row: Ranking) -> RankedPrompt | None:
+        item = self._tokenize(row)
+        if item is not None:
+            self.labels.add(row)
+        return item
 
     def _tokenize(self, row: Ranking) -> RankedPrompt | None:
         with naming(row):
@@ -208,8 +221,15 @@ class RankingDataModule(StageDataModule):
         for start in range(0, len(rows), size):
             yield self.collate([_best(rows[i]) for i in range(start, min(start + size, len(rows)))])
 
-    def collate(self, items: list[RankedPrompt]) -> RankingBatch:
-        return collate(items, self.template.tokenizer.pad_token_id)
+    def collate(self, items: Sequence[RankedPrompt], numbers: list[int] | None = None) -> RankingBatch:
+        return collate(items, self.template.tokenizer.pad_token_id, numbers)
+
+    def eval_items(self, split: str) -> Any:
+        return Numbered(self.items[split])
+
+    def collate_eval(self, items: list[tuple[int, RankedPrompt]]) -> RankingBatch:
+        numbers, rows = zip(*items, strict=True)
+        return self.collate(rows, list(numbers))
 
 
 def _best(row: RankedPrompt) -> RankedPrompt:

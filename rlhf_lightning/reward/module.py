@@ -14,8 +14,9 @@ from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.models.building import ADAPTER, base_dtype, build_backbone, build_head, save_adapter, save_full
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.reward.data import RankingBatch, RankingDataModule
-from rlhf_lightning.reward.loss import decided_pairs, ranking_loss
+from rlhf_lightning.reward.loss import Pairs, decided_pairs, ranking_loss
 from rlhf_lightning.reward.metrics import PairMetrics
+from rlhf_lightning.reward.slice_table import SliceTable
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from rlhf_lightning.seeding import derive_seed
 from rlhf_lightning.stage import StageModule, StageSettings
@@ -60,6 +61,7 @@ class RewardModule(StageModule):
         )
         super().__init__(source, KEY, settings, locals())
         self.pair_metrics = PairMetrics()
+        self.slices = SliceTable(self)
 
     def build_model(self) -> None:
         dtype = base_dtype(self.precision, self.lora)
@@ -107,20 +109,27 @@ class RewardModule(StageModule):
 
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
         scores = self._all_scores(batch)
-        pairs = decided_pairs(batch.ranks, batch.prompt)
+        pairs = self._measure(scores, batch)
         self.log("val/loss", ranking_loss(scores, pairs), batch_size=int(batch.weight), sync_dist=True)
+
+    def _measure(self, scores: Tensor, batch: RankingBatch) -> Pairs:
+        pairs = decided_pairs(batch.ranks, batch.prompt)
         self.pair_metrics.update(scores, pairs, batch.prompt)
+        self.slices.results.update(batch.rows, scores, pairs)
+        return pairs
 
     def on_validation_epoch_end(self) -> None:
         for name, value in self.pair_metrics.compute().items():
             self.log(f"val/{name}", value, prog_bar=name == "accuracy")
+        self.slices.write("val")
 
     def test_step(self, batch: RankingBatch, batch_idx: int) -> None:
-        self.pair_metrics.update(self._all_scores(batch), decided_pairs(batch.ranks, batch.prompt), batch.prompt)
+        self._measure(self._all_scores(batch), batch)
 
     def on_test_epoch_end(self) -> None:
         for name, value in self.pair_metrics.compute().items():
             self.log(f"test/{name}", value)
+        self.slices.write("test")
 
     def predict_step(self, batch: RankingBatch, batch_idx: int) -> Tensor:
         """Scores [N] of the batch's responses."""

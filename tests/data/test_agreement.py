@@ -11,7 +11,8 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_cohen_kappa
 
-from rlhf_lightning.data.agreement import Judgements, labeler_agreement, pairwise_agreement
+from rlhf_lightning.data.agreement import Judgements, judgements_of, labeler_agreement, pairwise_agreement
+from rlhf_lightning.data.kinds import Ranking
 
 Row = tuple[str, list[str], list[int], str | None]
 
@@ -140,3 +141,10 @@ def test_pairwise_agreement_counts_pairs_that_both_decided() -> None:
     assert pairwise_agreement([1, 1], [1, 2]) is None
     with pytest.raises(ValueError, match=r"argument 2|shorter|longer"):
         pairwise_agreement([1, 2], [1, 2, 3])
+
+
+def test_rows_are_judged_by_their_labelers() -> None:
+    rows = [Ranking(prompt="p", responses=("x", "y"), ranks=(1, 2), labeler=name, id="i") for name in ("ada", "ben")]
+    found = labeler_agreement(judgements_of(rows), resamples=0)
+    assert found is not None
+    assert list(found.pairs) == [("ada", "ben")]

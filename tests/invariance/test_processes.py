@@ -45,6 +45,10 @@ def test_two_processes_make_the_steps_of_one(bench: Bench, stage: str, accumulat
     bench.finish(one, one.name)
     bench.finish(two, two.name)
     assert_close(bench.root / one.name, bench.root / two.name)
+    if stage == "reward":  # every ranking counts once, whichever process has seen it
+        tables = [(bench.root / s.name / "val_rankings.csv").read_text() for s in (one, two)]
+        assert tables[0] == tables[1]
+        assert len(tables[0].splitlines()) == 1 + 24
 
 
 @pytest.mark.parametrize("overlay", ["kl", "budget"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutation import (
     batches,
     gradients,
+    labelers,
     logprobs,
     ppo,
     pretraining,
@@ -39,6 +40,10 @@ MUTATIONS = [
     *selection.SELECTION,
     *reward.PAIRS_AND_LOSS,
     *reward.PAIR_METRICS,
+    *labelers.PAIR_ACCURACY,
+    *labelers.AGREEMENT,
+    *labelers.GROUPS,
+    *labelers.OUTCOMES,
     *batches.ROLLOUT,
     *batches.REQUESTS,
     *batches.RANKING_BATCHES,

@@ -25,6 +25,9 @@ NOT_MATHS = {
     "setup",
     "_tokenize",
     "_tokenize_demonstration",
+    "_tokenize_labelled",  # tests/reward/test_slice_table.py, and the next two
+    "eval_items",
+    "collate_eval",
     "generate",
     "_weight",  # of quantized layers: tested where bitsandbytes is installed
     "_single_node",

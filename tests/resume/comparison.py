@@ -12,6 +12,8 @@ from tensorboard.util.tensor_util import make_ndarray
 
 MEASURED = ("time/",)
 """Seconds differ between any two runs."""
+TABLES = ("val_accuracy.json", "val_rankings.csv")
+"""What a reward model's validation writes beside its scalars."""
 
 
 def scalars(run: Path) -> dict[tuple[str, int], float]:
@@ -40,6 +42,8 @@ def differences(run: Path, other: Path) -> list[str]:
     a, b = scalars(run), scalars(other)
     lines += [f"scalar {key} on one side only" for key in sorted(a.keys() ^ b.keys())]
     lines += [f"scalar {key}: {a[key]} and {b[key]}" for key in sorted(a.keys() & b.keys()) if a[key] != b[key]]
+    tables = [[(r / t).read_text() if (r / t).exists() else None for t in TABLES] for r in (run, other)]
+    lines += [f"{t} differs" for t, x, y in zip(TABLES, *tables, strict=True) if x != y]
     recorded = [_recorded(r) for r in (run, other)]
     if recorded[0] != recorded[1]:
         lines.append(f"stage.json: metrics {recorded[0]} and {recorded[1]}")
