@@ -18,6 +18,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "rlhf_lightning.crossvalidation.command",
         "Train the reward model without each group of labelers, and compare how well it judges both.",
     ),
+    "evaluate": (
+        "rlhf_lightning.evaluation.command",
+        "Compare models on the same prompts: win rates, ratings, KL, length, diversity, with intervals.",
+    ),
 }
 """Name of a command: its module, which has `main(args) -> int`, and one line for `--help`."""
 

@@ -113,8 +113,8 @@ def cross_validate(settings: CrossValidation, stage_args: Sequence[str], run: Ru
     root = Path(settings.out)
     plan = Plan(settings, config)
     check_writable(root, "out")
-    lock = RunLock()
-    lock.acquire(root, "out")
+    lock = RunLock("out")
+    lock.acquire(root)
     try:
         plan.settle(root)
         counts: dict[int, list[FoldCounts]] = {}
