@@ -1,4 +1,4 @@
-"""Exact match and F1 of answers that are numbers, dates or several spans, as for DROP (Dua et al. 2019, arXiv 1903.00161).
+"""Exact match and F1 of answers that are numbers, dates or several spans: DROP (Dua et al. 2019, arXiv 1903.00161).
 
 Spans are compared as bags of words, each with one of the other side, so that the sum of their F1 is largest; a span
 with a number counts only where the numbers agree.
@@ -53,7 +53,7 @@ def normalised(span: str) -> str:
     """A span as words without case, punctuation and articles; numbers in one way of writing.
 
     >>> normalised("The 1,000-yard run")
-    '1000 yard run'
+    '1000.0 yard run'
     >>> normalised("3.50") == normalised("3.5")
     True
     """
@@ -67,7 +67,6 @@ def _normalised_word(word: str) -> str:
         word = word.translate(_PUNCTUATION)
     if _is_number(word):
         word = str(float(word))
-    # 1000.0 and 1000 are one number, but only a word that is one is written so: "1000.0" keeps its point as a word.
     return " ".join(_ARTICLES.sub(" ", word).split())
 
 

@@ -73,8 +73,8 @@ class Summarization(PromptedTask[WritingRow]):
 
 @dataclass(kw_only=True)
 class Translation(PromptedTask[WritingRow]):
-    """Translations, by corpus BLEU (sacrebleu). Rows have `source` and `target` (a text, or a list of several), or WMT's
-    `translation`: {"fr": ..., "en": ...}. The paper: French to English, 15 examples.
+    """Translations, by corpus BLEU (sacrebleu). Rows have `source` and `target` (a text, or a list of several), or
+    WMT's `translation`: {"fr": ..., "en": ...}. The paper: French to English, 15 examples.
     """
 
     from_language: str = "fr"
