@@ -34,8 +34,8 @@ class SentencePairs(Task[PairRow]):
 
     - `sentences`: a list of two;
     - CrowS-Pairs: `sent_more`, `sent_less`, with `bias_type` for a category;
-    - Winogender's templates.tsv: `occupation(0)`, `other-participant(1)`, `sentence` with $NOM_PRONOUN and so on; the two
-      sentences are about him and about her.
+    - Winogender's templates.tsv: `occupation(0)`, `other-participant(1)`, `sentence` with $NOM_PRONOUN and so on; the
+      two sentences are about him and about her.
     """
 
     prefix: Prefix = "basic"

@@ -133,6 +133,4 @@ class Toxicity(Task[ToxicityRow]):
         """See `Task.notes`."""
         if self.classifier or self.scorer:
             return []
-        return [
-            "Toxicity is counted with a short list of words: crude. Give `classifier` or `scorer` for real numbers."
-        ]
+        return ["Toxicity only counts words of a short list: crude. Give `classifier` or `scorer` for real numbers."]
