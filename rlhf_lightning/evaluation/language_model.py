@@ -178,6 +178,10 @@ class LanguageModel:
             sums[number][1] += likelihood.tokens
         return [Likelihood(float(logprob), int(tokens)) for logprob, tokens in sums]
 
+    def identity(self) -> dict[str, str]:
+        """What answers depend on: the weights and their precision."""
+        return {"weights": self.fingerprint, "dtype": str(self.backbone.unembed.weight.dtype)}
+
     @property
     def start_id(self) -> int:
         """The token that stands before the first one of a text: BOS, or EOS where there is none."""

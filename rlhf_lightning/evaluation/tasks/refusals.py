@@ -31,7 +31,7 @@ PATTERNS = (
     r"\b(i|we)('m| am|'re| are) (not able|unable|not allowed|not willing|not going) to\b",
     r"\b(i|we) (must|have to|will|need to|would rather) (decline|refuse)\b",
     r"\bas an? (ai|language model|assistant)\b.{0,80}\b(can ?not|can't|not|unable|won't)\b",
-    r"\b(it|that|this) (is|would be) (illegal|unethical|wrong|against the law)\b.{0,60}\b(can ?not|can't|won't|instead)",
+    r"\b(it|that|this) (is|would be) (illegal|unethical|wrong|against the law)\b.{0,60}\b(can ?not|can't|won't)",
     r"\bnot (something|a thing) (i|we) (can|could|will) (help|do|assist)\b",
 )
 """Phrases that refuse, looked for in the first 300 characters without regard to case. English only."""

@@ -103,8 +103,7 @@ def _about(task: Task[Any], number: int) -> Outcome:
 
 
 def _identity(task: Task[Any], model: LanguageModel, seed: int) -> dict[str, Any]:
-    weights = {"fingerprint": model.fingerprint, "dtype": str(model.backbone.unembed.weight.dtype)}
-    return {**task.identity(), "seed": seed, "model": weights}
+    return {**task.identity(), "seed": seed, "model": model.identity()}
 
 
 class OutcomeFile:
