@@ -29,13 +29,15 @@ class Completion:
     """What a model wrote after a prompt."""
 
     text: str
-    """Up to the first stop string, which is not part of it."""
+    """Up to the first stop string, which is not part of it, without white space around it."""
     tokens: int
     """Sampled tokens, those of the stop string and EOS included."""
     ended: bool
     """It ended with EOS or a stop string within the limit."""
     cut: bool
     """The prompt's beginning did not fit into the model."""
+    raw: str = ""
+    """The text with that white space."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,8 @@ class LanguageModel:
         self, prompts: list[list[int]], max_tokens: int, temperature: float, stop: Sequence[str], draws: Draws
     ) -> list[list[int]]:
         width = max(len(ids) for ids in prompts)
-        pad = int(self.template.tokenizer.pad_token_id)
+        pad_id = self.template.tokenizer.pad_token_id
+        pad = self.template.eos_id if pad_id is None else int(pad_id)  # masked everywhere
         ids = torch.tensor([[*[pad] * (width - len(p)), *p] for p in prompts], device=self.device)
         lengths = torch.tensor([len(p) for p in prompts], device=self.device)
         mask = torch.arange(width, device=self.device) >= (width - lengths).unsqueeze(1)
@@ -240,7 +243,8 @@ class LanguageModel:
         text = str(self.template.tokenizer.decode(ids, skip_special_tokens=True))
         ends = [place for s in stop if (place := text.find(s)) >= 0]
         ended = bool(ends) or ids[-1:] == [self.template.eos_id]
-        return Completion(text[: min(ends, default=len(text))].strip(), len(ids), ended, cut)
+        text = text[: min(ends, default=len(text))]
+        return Completion(text.strip(), len(ids), ended, cut, text)
 
     def _stop_tokens(self, stop: Sequence[str]) -> Tensor | None:
         """Bool [V]: tokens that hold a whole stop string. Longer ones that several tokens make are cut afterwards."""
