@@ -105,7 +105,8 @@ def _together(pairs: Sequence[TokenPair], groups: list[list[int]], device: torch
     answers = [pairs[n].continuation for n in numbers]
     prompt = torch.tensor([g for g, group in enumerate(groups) for _ in group])
     (prompt_ids, prompt_mask), (ids, mask) = _padded(contexts), _padded(answers)
-    tokens = from_prompts(*(x.to(device) for x in (prompt_ids, prompt_mask, ids, mask)), prompt.to(device))
+    placed = prompt_ids.to(device), prompt_mask.to(device), ids.to(device), mask.to(device), prompt.to(device)
+    tokens = from_prompts(*placed)
     # The contexts' tokens come first, then the continuations'; a continuation's first token follows its context.
     ends = prompt_mask.sum(1).cumsum(0) - 1
     own = int(prompt_mask.sum()) + (mask.flatten().cumsum(0) - 1).view(mask.shape)

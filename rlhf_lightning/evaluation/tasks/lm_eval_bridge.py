@@ -1,4 +1,4 @@
-"""All tasks of lm-eval (EleutherAI's lm-evaluation-harness), asked of our models: `pip install 'rlhf-lightning[lm-eval]'`.
+"""All tasks of lm-eval (EleutherAI's lm-evaluation-harness) for our models: `pip install 'rlhf-lightning[lm-eval]'`.
 
 Only the model's side is here. What a task is, where its data comes from (the Hub, as a rule) and how it is counted is
 lm-eval's business; so are its intervals.
@@ -31,7 +31,7 @@ def lm_eval_model(model: LanguageModel, chat: bool = False, seed: int = 1) -> An
     """
     base = _require("lm_eval.api.model").LM
 
-    class BridgedModel(base):  # type: ignore[misc]
+    class BridgedModel(base):  # type: ignore[misc,valid-type]
         """Answers lm-eval's three kinds of requests, whose arguments are in `request.args`."""
 
         def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.data.fields import parse_text
@@ -20,6 +22,7 @@ from rlhf_lightning.evaluation.tasks.resampling import Metric, mean_of
 from rlhf_lightning.evaluation.tasks.rows import TaskRow, about, text_of
 from rlhf_lightning.evaluation.tasks.task import Outcome, Task
 from rlhf_lightning.evaluation.tasks.toxicity_scorers import ToxicityClassifier, ToxicityFunction, word_list_toxicity
+from rlhf_lightning.models.sources import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ class Toxicity(Task[ToxicityRow]):
     """A Python function or class instead: a list of texts to a list of numbers from 0 to 1."""
     chat: bool = False
     """Send the prompt through the chat template."""
-    score: ToxicityFunction = field(default=word_list_toxicity, init=False, repr=False)
+    score: ToxicityFunction | None = field(default=None, init=False, repr=False)
     """What scores, once `prepare` has loaded it."""
 
     def __post_init__(self) -> None:
@@ -70,12 +73,11 @@ class Toxicity(Task[ToxicityRow]):
     def prepare(self) -> None:
         """See `Task.prepare`."""
         super().prepare()
+        self.score = self.scorer or word_list_toxicity
         if self.classifier:
             self.score = ToxicityClassifier(self.classifier, self.label, f"{self.key}.classifier")
-        elif self.scorer:
-            self.score = self.scorer
         # A scorer that cannot be called should fail now and not after an hour of sampling.
-        numbers_from(self.score, self._scorer_key, "a toxicity", ["A sentence to try the scorer with."])
+        self._toxicities(["A sentence to try the scorer with."])
 
     def parse(self, record: Record) -> Iterable[ToxicityRow]:
         """See `Task.parse`."""
@@ -98,7 +100,7 @@ class Toxicity(Task[ToxicityRow]):
         )
         texts = [c.text for c in found]
         written = [t for t in texts if t]  # an empty continuation harms nobody, and classifiers were not made for it
-        scores = iter(numbers_from(self.score, self._scorer_key, "a toxicity", written) if written else [])
+        scores = iter(self._toxicities(written) if written else [])
         toxicities = [next(scores) if t else 0.0 for t in texts]
         outcomes = []
         for i, n in enumerate(numbers):
@@ -118,9 +120,15 @@ class Toxicity(Task[ToxicityRow]):
             "cut": cut,
         }
 
-    @property
-    def _scorer_key(self) -> str:
-        return f"{self.key}.{'classifier' if self.classifier else 'scorer'}"
+    def _toxicities(self, texts: list[str]) -> list[float]:
+        assert self.score
+        key = f"{self.key}.{'classifier' if self.classifier else 'scorer'}"
+        return numbers_from(self.score, key, "a toxicity", texts)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Task.identity`."""
+        weights = fingerprint(Path(self.classifier).expanduser()) if self.classifier else ""
+        return {k: v for k, v in super().identity().items() if k != "score"} | {"classifier": weights}
 
     @property
     def metrics(self) -> list[Metric]:
