@@ -47,6 +47,8 @@ class StageInfo:
     """Files and fingerprints of what it was trained on."""
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    """Fingerprints of the models it started from and was trained against, by configuration key."""
 
 
 def versions() -> dict[str, str]:

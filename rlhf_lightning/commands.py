@@ -10,7 +10,12 @@ from jsonargparse import ArgumentParser
 
 from rlhf_lightning.config_checks import check_files
 
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "evaluate": (
+        "rlhf_lightning.evaluation.command",
+        "Compare models on the same prompts: win rates, ratings, KL, length, diversity, with intervals.",
+    ),
+}
 """Name of a command: its module, which has `main(args) -> int`, and one line for `--help`."""
 
 T = TypeVar("T")

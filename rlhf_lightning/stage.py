@@ -292,6 +292,7 @@ class StageModule(MasterWeights):
             data=data.provenance() if data is not None else {},
             metrics=self._last_metrics(),
             versions=versions(),
+            sources=self.source_fingerprints(),
         )
         with atomic_directory(directory) as temporary:
             self.save_weights(temporary)

@@ -26,7 +26,7 @@ import torch
 
 from rlhf_lightning.artefacts import versions
 from rlhf_lightning.callbacks import markdown_table
-from rlhf_lightning.quickstart.report import commit
+from rlhf_lightning.provenance import commit
 from rlhf_lightning.quickstart.run import KEEP_MEMORY
 
 TOP_PAD = {"MALLOC_TOP_PAD_": str(256 * 2**20)}

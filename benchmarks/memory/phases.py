@@ -26,7 +26,7 @@ import torch
 
 from rlhf_lightning.artefacts import versions
 from rlhf_lightning.callbacks import markdown_table
-from rlhf_lightning.quickstart.report import commit
+from rlhf_lightning.provenance import commit
 
 ORDER = ("load", "rollout", "scoring", "update", "step", "checkpoint", "artefact")
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

@@ -19,7 +19,7 @@ from rlhf_lightning.artefacts import versions
 from rlhf_lightning.cli import main as command_line
 from rlhf_lightning.models.backbone import Backbone, load_causal_lm
 from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles
-from rlhf_lightning.quickstart.report import commit
+from rlhf_lightning.provenance import commit
 
 
 def build_separate(self: Roles, policy, reward, lora, dtype) -> None:  # type: ignore[no-untyped-def]

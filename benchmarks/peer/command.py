@@ -15,7 +15,7 @@ from benchmarks.peer.turns import KEEP_MEMORY, SIDES, Task, in_turn
 from benchmarks.peer.work import MAX_PROMPT, MAX_RESPONSE, Maker, read_rows
 from rlhf_lightning.artefacts import versions
 from rlhf_lightning.models.sources import resolve
-from rlhf_lightning.quickstart.report import commit
+from rlhf_lightning.provenance import commit
 
 DATA = Path("configs/quickstart/data")
 MODEL = "embedded:smollm2-135m-instruct"

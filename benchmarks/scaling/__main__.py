@@ -27,7 +27,7 @@ from benchmarks.scaling.sweeps import STAGES, SWEEPS, Sweep
 from benchmarks.scaling.work import Work
 from rlhf_lightning.artefacts import versions
 from rlhf_lightning.callbacks import markdown_table
-from rlhf_lightning.quickstart.report import commit
+from rlhf_lightning.provenance import commit
 from rlhf_lightning.quickstart.run import KEEP_MEMORY
 
 LIMIT_S = 300.0

@@ -45,3 +45,13 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> I
     """
     outcomes = [0.5 if a == b else float(a > b) for a, b in zip(ours, theirs, strict=True)]
     return mean_interval(outcomes, seed)
+
+
+def win_rate_interval(outcomes: Sequence[float], confidence: float = 0.95) -> Interval:
+    """A win rate with its interval over prompts.
+
+    Args:
+        outcomes: Of each prompt, from 0 (all lost) to 1 (all won), the mean over its samples; at least one.
+        confidence: Coverage, in (0, 1).
+    """
+    return mean_interval(outcomes, confidence=confidence)

@@ -97,7 +97,7 @@ class Panel:
     ) -> list[Response]:
         """One response per prompt from a model.
 
-        The random numbers depend on (seed, purpose, position of the prompt) and not on the model.
+        The random numbers depend on (seed, purpose, position of the prompt), not on the model or on the batch.
 
         Args:
             name: The model.
@@ -112,8 +112,9 @@ class Panel:
         out: list[Response] = []
         with tqdm(total=len(items), desc=f"{name}: {purpose}", unit="prompt", leave=False) as bar, self._autocast():
             for start in range(0, len(items), sampling.batch_size):
-                batch = collate_prompts(items[start : start + sampling.batch_size], self._pad_id)
-                key = (seed, purpose, start, 0)
+                part = items[start : start + sampling.batch_size]
+                batch = collate_prompts(part, self._pad_id, range(start, start + len(part)))
+                key = (seed, purpose, 0, 0)
                 batch = batch.to(torch.device(self._device))
                 ids = self.template.eos_id, self._pad_id
                 rollout = sample_rollout(NativeEngine(), backbone, adapter, batch, sampling, key, *ids)

@@ -26,12 +26,17 @@ from rlhf_lightning.models.rms_norm import use_single_node_norms
 
 
 def load_tokenizer(
-    name: str, pad_token: str | None = None, key: str = "model.init_args.base_model", trust_remote_code: bool = False
+    name: str,
+    pad_token: str | None = None,
+    key: str = "model.init_args.base_model",
+    trust_remote_code: bool = False,
+    need_pad: bool = True,
 ) -> Any:
     """A tokenizer, from a directory or Hub name, whose PAD is not its EOS.
 
     A PAD that is EOS hides where a response ends. Our own code reads masks, never PAD ids; but a reward model
-    opened with plain transformers looks for the last token that is not PAD and would skip the EOS.
+    opened with plain transformers looks for the last token that is not PAD and would skip the EOS. Who only reads
+    and samples, and writes no artefact, can do without (`need_pad=False`).
 
     Raises:
         UserError: No tokenizer there, no PAD, PAD = EOS (unless `pad_token` asks for it), or an unknown token.
@@ -56,6 +61,8 @@ def load_tokenizer(
         if pad_token not in tokenizer.get_vocab():
             raise UserError(f"model.init_args.pad_token: {pad_token!r} is not in the vocabulary of {name!r}. {hint}")
         tokenizer.pad_token = pad_token
+    elif not need_pad:
+        return tokenizer
     elif tokenizer.pad_token is None:
         raise UserError(f"{key}: the tokenizer of {name!r} has no PAD token. {hint}")
     elif tokenizer.pad_token_id == tokenizer.eos_token_id:

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.artefacts import versions
 from rlhf_lightning.callbacks import markdown_table
+from rlhf_lightning.provenance import commit
 
 NAMES = {"base": "base model", "sft": "SFT", "ppo": "PPO"}
-
-
-def commit() -> str:
-    """The commit that is checked out, with "+" where files differ from it; "unknown" outside a checkout."""
-    try:
-        root = Path(__file__).parent
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=root, capture_output=True, text=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True)
-    except OSError:
-        return "unknown"
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") or "unknown"
 
 
 def write_report(root: Path, result: dict[str, Any], seed: int, wall_s: float) -> str:
