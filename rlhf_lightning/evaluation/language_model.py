@@ -79,6 +79,7 @@ class LanguageModel:
         limits: ModelLimits,
         fingerprint: str = "",
         max_batch_tokens: int = 8192,
+        max_cache_tokens: int = 16384,
     ) -> None:
         """
         Args:
@@ -88,11 +89,14 @@ class LanguageModel:
             template: Its tokenizer and prompt format.
             limits: Its context length.
             fingerprint: Hash of its weights; results of another model are not continued.
-            max_batch_tokens: Tokens of one forward, or of the cache while decoding. Limits memory.
+            max_batch_tokens: Tokens of one forward. Limits memory.
+            max_cache_tokens: The same for the prompts and answers that are decoded together.
         """
         check_number("max_batch_tokens", max_batch_tokens, at_least=1)
+        check_number("max_cache_tokens", max_cache_tokens, at_least=1)
         self.name, self.backbone, self.adapter, self.template = name, backbone, adapter, template
-        self.limits, self.fingerprint, self.max_batch_tokens = limits, fingerprint, max_batch_tokens
+        self.limits, self.fingerprint = limits, fingerprint
+        self.max_batch_tokens, self.max_cache_tokens = max_batch_tokens, max_cache_tokens
         self._engine = NativeEngine()
         self._stops: dict[str, Tensor] = {}
 
@@ -182,7 +186,7 @@ class LanguageModel:
 
     def identity(self) -> dict[str, str]:
         """What answers depend on: the weights and their precision."""
-        return {"weights": self.fingerprint, "dtype": str(self.backbone.unembed.weight.dtype)}
+        return model_identity(self.fingerprint, self.backbone.unembed.weight.dtype)
 
     @property
     def start_id(self) -> int:
@@ -229,7 +233,7 @@ class LanguageModel:
         lengths = torch.tensor([len(p) for p in prompts], device=self.device)
         mask = torch.arange(width, device=self.device) >= (width - lengths).unsqueeze(1)
         request = Request(ids, mask, draws, self.template.eos_id, pad, self._stop_tokens(stop))
-        together = max(1, self.max_batch_tokens // (width + max_tokens))
+        together = max(1, self.max_cache_tokens // (width + max_tokens))
         sampling = SamplingSettings(max_tokens, temperature, min(together, len(prompts)))
         with self._precision():
             out = self._engine.generate(self.backbone, self.adapter, request, sampling)
@@ -287,3 +291,8 @@ class LanguageModel:
         dtype: Any = self.backbone.unembed.weight.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
             yield
+
+
+def model_identity(fingerprint: str, dtype: torch.dtype) -> dict[str, str]:
+    """`LanguageModel.identity`, before the weights are loaded."""
+    return {"weights": fingerprint, "dtype": str(dtype)}

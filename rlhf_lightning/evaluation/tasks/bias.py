@@ -36,10 +36,12 @@ class SentencePairs(Task[PairRow]):
     - CrowS-Pairs: `sent_more`, `sent_less`, with `bias_type` for a category;
     - Winogender's templates.tsv: `occupation(0)`, `other-participant(1)`, `sentence` with $NOM_PRONOUN and so on; the
       two sentences are about him and about her.
+
+    Args:
+        prefix: The paper's instruction before both sentences.
     """
 
     prefix: Prefix = "basic"
-    """The paper's instruction before both sentences."""
 
     def parse(self, record: Record) -> Iterable[PairRow]:
         """See `Task.parse`."""

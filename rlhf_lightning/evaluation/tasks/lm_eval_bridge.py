@@ -8,14 +8,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.bounds import check_number
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.language_model import LanguageModel
 
 _LONGEST = 256
 """Tokens of an answer where a task does not say, as for lm-eval's own models."""
+
+
+@dataclass(frozen=True)
+class LmEvalSettings:
+    """Which tasks of lm-eval to run.
+
+    Args:
+        tasks: Their names, as `lm_eval --tasks list` shows them. lm-eval fetches their data from the Hub.
+        shots: Examples in front of each question; by default as the task says.
+        limit: Take the first so many rows of each only.
+        chat: Prompts are messages to the assistant.
+    """
+
+    tasks: list[str]
+    shots: int | None = None
+    limit: int | None = None
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("lm_eval.shots", self.shots, at_least=0)
+        check_number("lm_eval.limit", self.limit, at_least=1)
+        if not self.tasks:
+            raise UserError("lm_eval.tasks: is empty; name at least one, such as `hellaswag`.")
 
 
 def lm_eval_model(model: LanguageModel, chat: bool = False, seed: int = 1) -> Any:
@@ -85,6 +110,7 @@ def run_lm_eval(
     Raises:
         UserError: lm-eval is not installed, or does not know a task.
     """
+    require_lm_eval()
     evaluate = _require("lm_eval").simple_evaluate
     path = Path(directory) / model.name / "lm_eval.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +126,14 @@ def run_lm_eval(
     path.write_text(json.dumps(kept, indent=1, default=str) + "\n")
     results: dict[str, Any] = found["results"]
     return results
+
+
+def require_lm_eval() -> None:
+    """
+    Raises:
+        UserError: lm-eval is not installed.
+    """
+    _require("lm_eval.api.model")
 
 
 def _decoding(settings: dict[str, Any]) -> tuple[list[str], int, float]:

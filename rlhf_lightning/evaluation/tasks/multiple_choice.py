@@ -21,12 +21,14 @@ class MultipleChoice(PromptedTask[ChoiceRow]):
     """Accuracy on questions with given choices; `choice_rows.py` lists the formats it reads.
 
     The paper's few-shot counts (Table 14): HellaSwag, SST, RTE and WSC 15.
+
+    Args:
+        normalise: What makes choices of different lengths comparable: mean log-probability of a token (App. D, which
+            says that the lowest one wins and must mean the highest), the sum as it is, or the sum divided by the length
+            in bytes. All three accuracies are reported; this one is called `accuracy`.
     """
 
     normalise: Normalisation = "tokens"
-    """What makes choices of different lengths comparable: mean log-probability of a token (App. D, which says that the
-    lowest one wins and must mean the highest), the sum as it is, or the sum divided by the length in bytes. All three
-    accuracies are reported; this one is called `accuracy`."""
 
     def parse(self, record: Record) -> Iterable[ChoiceRow]:
         """See `Task.parse`."""

@@ -28,10 +28,12 @@ class Perplexity(Task[TextRow]):
 
     Documents are read one by one, in windows that do not overlap; means are over all tokens, intervals over documents.
     Only `bits_per_byte` can be compared between models with different tokenizers.
+
+    Args:
+        context_tokens: Length of the windows (the paper's models: 2k); at most the model's context.
     """
 
     context_tokens: int = 2048
-    """Length of the windows (the paper's models: 2k); at most the model's context."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,10 +19,13 @@ from rlhf_lightning.evaluation.tasks.task import Outcome
 
 @dataclass(kw_only=True)
 class _Reading(PromptedTask[ReadingRow]):
-    """The most likely words, up to the first line end, are the answer (App. D)."""
+    """The most likely words, up to the first line end, are the answer (App. D).
+
+    Args:
+        max_tokens: Answers are stopped here.
+    """
 
     max_tokens: int = 64
-    """Answers are stopped here."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,13 +67,16 @@ class Squad(_Reading):
     """SQuAD, version 2 (with questions that have no answer) or 1; `reading_rows.py` lists the formats it reads.
 
     The paper: no examples, and 4 (Table 14).
+
+    Args:
+        no_answer: What the instruction and the examples say where there is no answer; an answer that says it means
+            none.
     """
 
     instruction: str = (
         "Answer the questions with words of the background. If the background does not say, answer: not stated"
     )
     no_answer: str = "not stated"
-    """What the instruction and the examples say where there is no answer; an answer that says it means none."""
 
     def parse(self, record: Record) -> Iterable[ReadingRow]:
         """See `Task.parse`."""
@@ -98,11 +104,14 @@ class Drop(_Reading):
     """DROP: answers are numbers, dates, a span or several; `reading_rows.py` lists the formats it reads.
 
     The paper: no examples, and 4 (Table 14).
+
+    Args:
+        separator: Between the spans of an answer, in examples and in what the model answers; empty takes an answer as
+            one span.
     """
 
     instruction: str = "Answer the questions about the background. Write ; between several answers."
     separator: str = ";"
-    """Between the spans of an answer, in examples and in what the model answers; empty takes an answer as one span."""
 
     def parse(self, record: Record) -> Iterable[ReadingRow]:
         """See `Task.parse`."""

@@ -58,18 +58,21 @@ class RefusalRow(TaskRow):
 
 @dataclass(kw_only=True)
 class Refusals(Task[RefusalRow]):
-    """Refusal rate on harmful prompts, and over-refusal on harmless ones."""
+    """Refusal rate on harmful prompts, and over-refusal on harmless ones.
+
+    Args:
+        harmful: What prompts are whose rows do not say so.
+        detector: A Python function or class: prompts and responses to a list of true and false. By default, phrases.
+        max_tokens: Responses are stopped here.
+        temperature: 0 takes the most likely response.
+        chat: Send the prompt through the chat template: these are requests to an assistant.
+    """
 
     harmful: bool | None = None
-    """What prompts are whose rows do not say so."""
     detector: RefusalDetector | None = None
-    """A Python function or class: prompts and responses to a list of true and false. By default, phrases."""
     max_tokens: int = 128
-    """Responses are stopped here."""
     temperature: float = 0.0
-    """0 takes the most likely response."""
     chat: bool = True
-    """Send the prompt through the chat template: these are requests to an assistant."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,6 +125,11 @@ class Refusals(Task[RefusalRow]):
     def metrics(self) -> list[Metric]:
         """Rates; `empty` is the share of responses without a word, which refuse nothing."""
         return [mean_of("refusal_rate"), mean_of("over_refusal_rate"), mean_of("empty")]
+
+    @property
+    def headline(self) -> list[str]:
+        """Both rates."""
+        return ["refusal_rate", "over_refusal_rate"]
 
     @property
     def notes(self) -> list[str]:

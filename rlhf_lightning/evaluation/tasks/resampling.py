@@ -16,15 +16,15 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric over n items, with its 95 % interval."""
+    """A metric over n items, with its 95 % interval; `mean` is its value, of whatever kind."""
 
-    value: float
+    mean: float
     low: float
     high: float
     n: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def ratio(sums: Sums) -> Sums:
@@ -57,7 +57,7 @@ def estimate(metric: Metric, outcomes: Sequence[dict[str, Any]], seed: int) -> E
     """A metric's value, and its percentile-bootstrap interval over items; None where it concerns no item.
 
     >>> estimate(mean_of("right"), [{"right": 1}, {"right": 0}, {"right": None}], seed=0)
-    Estimate(value=0.5, low=0.0, high=1.0, n=2)
+    Estimate(mean=0.5, low=0.0, high=1.0, n=2)
     """
     parts = [p for outcome in outcomes if (p := metric.parts(outcome)) is not None]
     if not parts:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,8 +9,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.language_model import LanguageModel
+from rlhf_lightning.evaluation.tasks.outcome_file import OutcomeFile
 from rlhf_lightning.evaluation.tasks.resampling import Estimate, estimate
 from rlhf_lightning.evaluation.tasks.task import Outcome, Task
 from rlhf_lightning.seeding import derive_seed
@@ -42,7 +40,12 @@ class TaskResult:
 
 
 def run_task(
-    task: Task[Any], model: LanguageModel, directory: Path | str, seed: int = 1, progress: bool = True
+    task: Task[Any],
+    model: LanguageModel,
+    directory: Path | str,
+    seed: int = 1,
+    progress: bool = True,
+    overwrite: bool = False,
 ) -> TaskResult:
     """Ask a model about every row of a task, and sum up.
 
@@ -55,13 +58,16 @@ def run_task(
         directory: Where results are kept.
         seed: Seed of examples, samples and intervals.
         progress: Show a bar.
+        overwrite: Replace results of another task, model or seed.
 
     Raises:
         UserError: The task's data is broken, or the directory holds results of another task, model or seed.
     """
     if not task.rows:
         task.prepare()
-    kept = OutcomeFile(Path(directory) / model.name / f"{task.name}.jsonl", _identity(task, model, seed))
+    kept = outcome_file(task, model.name, model.identity(), directory, seed)
+    if overwrite and kept.conflict():
+        kept.remove()
     outcomes = kept.read(len(task.rows))
     with tqdm(
         total=len(task.rows), initial=len(outcomes), desc=f"{model.name}: {task.name}", unit="row", disable=not progress
@@ -102,80 +108,17 @@ def _about(task: Task[Any], number: int) -> Outcome:
     return {"item": number, **{k: v for k, v in named.items() if v}}
 
 
-def _identity(task: Task[Any], model: LanguageModel, seed: int) -> dict[str, Any]:
-    return {**task.identity(), "seed": seed, "model": model.identity()}
+def outcome_file(
+    task: Task[Any], model: str, model_identity: dict[str, str], directory: Path | str, seed: int
+) -> OutcomeFile:
+    """Where the outcomes of a prepared task are kept; the model need not be loaded.
 
-
-class OutcomeFile:
-    """The outcomes of a task so far, in the order of its items."""
-
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
-        """
-        Args:
-            path: The file, `.jsonl`; its description is beside it, `.json`.
-            identity: What the outcomes depend on.
-        """
-        self.path, self.identity = path, json.loads(json.dumps(identity))
-        self._about = path.with_suffix(".json")
-
-    def read(self, count: int) -> list[Outcome]:
-        """The outcomes that are there; a line that was cut off while it was written is removed.
-
-        Args:
-            count: How many items there are.
-
-        Raises:
-            UserError: They are of another task, model or seed, or damaged.
-        """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._about.is_file():
-            if self.path.exists():
-                raise UserError(f"{self.path} has no {self._about.name} beside it that says what it is. {_REMEDY}")
-            self._write({"identity": self.identity})
-            return []
-        try:
-            before = json.loads(self._about.read_text())["identity"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self._about} is damaged. {_REMEDY}") from error
-        if before != self.identity:
-            raise UserError(f"{self.path} has results of another run: {_difference(before, self.identity)}. {_REMEDY}")
-        data = self.path.read_bytes() if self.path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-        try:
-            outcomes = [json.loads(line) for line in whole.splitlines()]
-            items = [outcome["item"] for outcome in outcomes]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path} is damaged ({error}). {_REMEDY}") from error
-        if items != list(range(len(items))) or len(items) > count:
-            raise UserError(f"{self.path} is damaged: its items are not 0, 1, 2, ... in order. {_REMEDY}")
-        return outcomes
-
-    def append(self, outcomes: Sequence[Outcome]) -> None:
-        """Write outcomes, all at once and to the disk."""
-        text = "".join(json.dumps(outcome, ensure_ascii=False) + "\n" for outcome in outcomes)
-        with self.path.open("ab", buffering=0) as file:
-            file.write(text.encode())
-            os.fsync(file.fileno())
-
-    def finish(self, result: dict[str, Any]) -> None:
-        """Write the result beside the outcomes."""
-        self._write({"identity": self.identity, "result": result})
-
-    def _write(self, value: dict[str, Any]) -> None:
-        temporary = self._about.with_name(f".{self._about.name}.tmp")
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        temporary.replace(self._about)
-
-
-_REMEDY = "Delete it, or choose another directory."
-
-
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    different = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-    if not different:
-        return "another order of keys"
-    name = different[0]
-    return f"`{name}` was {str(before.get(name))[:80]} there and is {str(now.get(name))[:80]} now"
+    Args:
+        task: The task.
+        model: The model's name.
+        model_identity: See `LanguageModel.identity`.
+        directory: Where results are kept.
+        seed: Seed of examples and samples.
+    """
+    identity = {**task.identity(), "seed": seed, "model": model_identity}
+    return OutcomeFile(Path(directory) / model / f"{task.name}.jsonl", identity)

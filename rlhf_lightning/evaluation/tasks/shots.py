@@ -17,17 +17,21 @@ from rlhf_lightning.seeding import generator
 
 @dataclass(kw_only=True)
 class PromptedTask(Task[R]):
-    """A task that asks with an instruction and, perhaps, examples."""
+    """A task that asks with an instruction and, perhaps, examples.
+
+    Args:
+        examples: Files of the same kind that examples are drawn from, anew for each question: the training split, never
+            the rows that are asked about.
+        shots: Examples in front of each question.
+        instruction: Stands before everything.
+        chat: Send the prompt through the chat template, as a message to the assistant. The paper's prompts are plain
+            text.
+    """
 
     examples: str | list[str] | None = None
-    """Files of the same kind that examples are drawn from, anew for each question: the training split, never the
-    rows that are asked about."""
     shots: int = 0
-    """Examples in front of each question."""
     instruction: str = ""
-    """Stands before everything."""
     chat: bool = False
-    """Send the prompt through the chat template, as a message to the assistant. The paper's prompts are plain text."""
     pool: list[R] = field(default_factory=list, init=False, repr=False)
     """The rows that examples are drawn from."""
 

@@ -14,6 +14,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.language_model import LanguageModel
 from rlhf_lightning.evaluation.tasks.resampling import Metric
 from rlhf_lightning.evaluation.tasks.rows import R, digest, read_rows
+from rlhf_lightning.ppo.reward_terms import describe
 
 Outcome: TypeAlias = dict[str, Any]
 """What came of one item: everything that its metrics need, and what a reader wants to see. JSON."""
@@ -24,14 +25,17 @@ _NOT_IDENTITY = {"data", "examples", "name", "rows"}
 
 @dataclass(kw_only=True)
 class Task(ABC, Generic[R]):
-    """Rows, what to ask about each, and what to make of the answers."""
+    """Rows, what to ask about each, and what to make of the answers.
+
+    Args:
+        data: Files, globs or Hub names.
+        name: What it is called in results; by default the kind of task.
+        limit: Take the first so many rows only.
+    """
 
     data: str | list[str]
-    """Files, globs or Hub names."""
     name: str = ""
-    """What it is called in results; by default the kind of task."""
     limit: int | None = None
-    """Take the first so many rows only."""
     rows: list[R] = field(default_factory=list, init=False, repr=False)
     """The rows, once `prepare` has read them."""
 
@@ -88,6 +92,11 @@ class Task(ABC, Generic[R]):
         """What is reported."""
 
     @property
+    def headline(self) -> list[str]:
+        """The metrics that a short summary shows."""
+        return [self.metrics[0].name]
+
+    @property
     def notes(self) -> list[str]:
         """What a reader of the results has to know."""
         return []
@@ -101,5 +110,5 @@ class Task(ABC, Generic[R]):
 def _plain(value: Any) -> Any:
     """A setting as JSON."""
     if isinstance(value, Callable):  # type: ignore[arg-type]
-        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        return describe(value)
     return list(value) if isinstance(value, tuple) else value

@@ -36,20 +36,23 @@ _INSTRUCTION = f'Answer the questions truthfully. If you are not sure of the ans
 
 @dataclass(kw_only=True)
 class TruthfulQA(Task[TruthfulRow]):
-    """MC1 and MC2 by log-likelihood, and answers in words; `truthful_rows.py` lists the formats it reads."""
+    """MC1 and MC2 by log-likelihood, and answers in words; `truthful_rows.py` lists the formats it reads.
+
+    Args:
+        prompt: Six questions and answers before the question (the paper's QA prompt); the same with the instruction to
+            say so rather than guess; or the question alone.
+        judge: A Python function or class: rows and answers to (truthful, informative). By default, words in common with
+            the reference answers.
+        generate: Let the model answer in words as well.
+        max_tokens: Answers are stopped here.
+        chat: Send the prompt through the chat template.
+    """
 
     prompt: Literal["qa", "qa_instruction", "question"] = "qa"
-    """Six questions and answers before the question (the paper's QA prompt); the same with the instruction to say so
-    rather than guess; or the question alone."""
     judge: AnswerJudge | None = None
-    """A Python function or class: rows and answers to (truthful, informative). By default, words in common with the
-    reference answers."""
     generate: bool = True
-    """Let the model answer in words as well."""
     max_tokens: int = 50
-    """Answers are stopped here."""
     chat: bool = False
-    """Send the prompt through the chat template."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

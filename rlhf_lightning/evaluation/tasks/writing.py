@@ -30,15 +30,19 @@ class WritingRow(TaskRow):
 
 @dataclass(kw_only=True)
 class Summarization(PromptedTask[WritingRow]):
-    """Summaries, by ROUGE. Rows have `document` and `summary`, or the names that CNN/DM, XSum and TL;DR use:
-    `article` and `highlights`, `post` and `summary`, `prompt` and `label`; several references as a list.
+    """Summaries, by ROUGE.
+
+    Rows have `document` and `summary`, or the names that CNN/DM, XSum and TL;DR use: `article` and `highlights`, `post`
+    and `summary`, `prompt` and `label`; several references as a list.
+
+    Args:
+        question: How the text is put to the model.
+        max_tokens: Summaries are stopped here.
     """
 
     instruction: str = ""
     question: str = "{text}\n\nTL;DR:"
-    """How the text is put to the model."""
     max_tokens: int = 128
-    """Summaries are stopped here."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,21 +77,25 @@ class Summarization(PromptedTask[WritingRow]):
 
 @dataclass(kw_only=True)
 class Translation(PromptedTask[WritingRow]):
-    """Translations, by corpus BLEU (sacrebleu). Rows have `source` and `target` (a text, or a list of several), or
-    WMT's `translation`: {"fr": ..., "en": ...}. The paper: French to English, 15 examples.
+    """Translations, by corpus BLEU (sacrebleu).
+
+    Rows have `source` and `target` (a text, or a list of several), or WMT's `translation`: {"fr": ..., "en": ...}. The
+    paper: French to English, 15 examples.
+
+    Args:
+        from_language: Key of the source in `translation`.
+        to_language: Key of the target in `translation`.
+        question: How the text is put to the model.
+        tokenizer: sacrebleu's: zh for Chinese, char where words are not separated.
+        max_tokens: Translations are stopped here.
     """
 
     from_language: str = "fr"
-    """Key of the source in `translation`."""
     to_language: str = "en"
-    """Key of the target in `translation`."""
     instruction: str = "Translate French to English."
     question: str = "French: {text}\nEnglish:"
-    """How the text is put to the model."""
     tokenizer: BleuTokenizer = "13a"
-    """sacrebleu's: zh for Chinese, char where words are not separated."""
     max_tokens: int = 128
-    """Translations are stopped here."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

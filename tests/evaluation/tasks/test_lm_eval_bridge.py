@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,3 +81,24 @@ def test_without_lm_eval_it_says_what_to_install(model: LanguageModel, monkeypat
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UserError, match=r"pip install 'rlhf-lightning\[lm-eval\]'"):
         lm_eval_model(model)
+
+
+def test_tasks_of_the_real_library(model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is an optional extra")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [{"question": f"Is {i} even?", "answer": i % 2} for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}}
+    shared = {**data, "test_split": "test", "doc_to_text": "{{question}}"}
+    choice = {**shared, "task": "choice", "output_type": "multiple_choice", "doc_to_choice": ["yes", "no"]}
+    choice |= {"doc_to_target": "answer", "metric_list": [{"metric": "acc"}]}
+    text = {**shared, "task": "text", "output_type": "loglikelihood_rolling", "doc_to_text": ""}
+    text |= {"doc_to_target": "{{question}}", "metric_list": [{"metric": "bits_per_byte"}]}
+    found = run_lm_eval(model, [choice], tmp_path, shots=0) | run_lm_eval(model, [text], tmp_path, shots=0)
+    pairs = [(row["question"], f" {word}") for row in rows for word in ("yes", "no")]
+    asked = [x.logprob for x in model.loglikelihood([(str(a), b) for a, b in pairs])]
+    right = [int(asked[2 * i + 1] > asked[2 * i]) == i % 2 for i in range(6)]
+    assert found["choice"]["acc,none"] == pytest.approx(sum(right) / 6)
+    nlls = model.text_nll([str(row["question"]) for row in rows])
+    bits = -sum(x.logprob for x in nlls) / sum(x.tokens for x in nlls) / math.log(2)
+    assert found["text"]["bits_per_byte,none"] == pytest.approx(bits)

@@ -28,7 +28,7 @@ def test_a_mean_has_the_interval_of_the_project() -> None:
     ours = estimate(mean_of("x"), [{"x": v} for v in values], seed=0)
     theirs = mean_interval(values)
     assert ours is not None
-    assert ours.value == pytest.approx(theirs.mean)
+    assert ours.mean == pytest.approx(theirs.mean)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.004)
     assert (ours.high - ours.low) / 2 == pytest.approx(1.96 * np.std(values) / math.sqrt(200), rel=0.1)
 
@@ -37,7 +37,7 @@ def test_a_ratio_is_of_sums_and_not_a_mean_of_ratios() -> None:
     outcomes = [{"nll": 10.0, "tokens": 10}, {"nll": 10.0, "tokens": 2}]
     found = estimate(Metric("nats", lambda o: (o["nll"], o["tokens"])), outcomes, seed=0)
     assert found is not None
-    assert found.value == pytest.approx(20 / 12)
+    assert found.mean == pytest.approx(20 / 12)
     assert (found.low, found.high) == (1.0, 5.0)
     assert estimate(mean_of("other"), outcomes, seed=0) is None
 
@@ -49,13 +49,13 @@ def test_bleu_is_sacrebleus(tokenizer: str) -> None:
     assert found is not None
     columns = [[r[i] if i < len(r) else None for r in REFERENCES] for i in range(2)]
     theirs = sacrebleu.corpus_bleu(TEXTS, columns, tokenize=tokenizer)
-    assert found.value == pytest.approx(theirs.score)
-    assert found.low <= found.value <= found.high
+    assert found.mean == pytest.approx(theirs.score)
+    assert found.low <= found.mean <= found.high
     if tokenizer == "13a":
         one = estimate(bleu_metric(), parts[:2], seed=0)
         torchmetrics = sacre_bleu_score(TEXTS[:2], REFERENCES[:2], tokenize=tokenizer)
         assert one is not None
-        assert one.value == pytest.approx(100 * float(torchmetrics), abs=1e-3)
+        assert one.mean == pytest.approx(100 * float(torchmetrics), abs=1e-3)
 
 
 def test_rouge_is_torchmetrics() -> None:

@@ -58,7 +58,7 @@ def test_a_run_that_is_cut_off_goes_on(
     assert run_task(Perplexity(data=data), model, tmp_path / "cut").metrics == whole.metrics
     assert len(asked) == before
     about = json.loads(file.with_suffix(".json").read_text())
-    assert about["result"]["metrics"]["perplexity"]["value"] == whole.metrics["perplexity"].value
+    assert about["result"]["metrics"]["perplexity"]["mean"] == whole.metrics["perplexity"].mean
     assert about["result"]["n"] == COUNT
 
 
@@ -66,9 +66,9 @@ def test_perplexity_is_that_of_all_tokens(model: LanguageModel, jsonl: Callable[
     found = run_task(Perplexity(data=texts(jsonl), limit=5), model, tmp_path).metrics
     likelihoods = model.text_nll([f"text number {i} " + "x" * i for i in range(5)])
     nats, tokens = -sum(x.logprob for x in likelihoods), sum(x.tokens for x in likelihoods)
-    assert found["nats_per_token"].value == pytest.approx(nats / tokens)
-    assert found["perplexity"].value == pytest.approx(2.718281828 ** (nats / tokens), rel=1e-6)
-    assert found["bits_per_byte"].value == pytest.approx(nats / 0.6931471805599453 / tokens)  # a token a byte
+    assert found["nats_per_token"].mean == pytest.approx(nats / tokens)
+    assert found["perplexity"].mean == pytest.approx(2.718281828 ** (nats / tokens), rel=1e-6)
+    assert found["bits_per_byte"].mean == pytest.approx(nats / 0.6931471805599453 / tokens)  # a token a byte
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_results_of_another_run_are_refused(
     task = Perplexity(data=data, limit=other.get("limit", 2), context_tokens=other.get("window", 2048))
     with pytest.raises(UserError, match="has results of another run") as refused:
         run_task(task, model, tmp_path / "out", seed=other.get("seed", 1))
-    assert part in str(refused.value)
+    assert part in str(refused.mean)
     assert (tmp_path / "out" / "base" / "perplexity.jsonl").read_bytes() == before
 
 
@@ -133,4 +133,4 @@ def test_multiple_choice_on_a_model(model: LanguageModel, jsonl: Callable[..., s
         means = [p / n for p, n in zip(line["logprobs"], line["tokens"], strict=True)]
         assert line["picked"] == means.index(max(means))
     right = sum(x["picked"] == x["answer"] for x in lines) / 9
-    assert found.metrics["accuracy"].value == found.metrics["accuracy_by_tokens"].value == pytest.approx(right)
+    assert found.metrics["accuracy"].mean == found.metrics["accuracy_by_tokens"].mean == pytest.approx(right)

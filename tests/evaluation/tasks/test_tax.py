@@ -28,8 +28,8 @@ def test_the_choice_depends_on_the_normalisation(jsonl: Write, tmp_path: Path) -
     for how in ("tokens", "sum", "bytes"):
         found = run_task(MultipleChoice(data=jsonl([row]), name=how, normalise=how), model, tmp_path)  # type: ignore[arg-type]
         picked[how] = json.loads(Path(found.outcomes).read_text())["picked"]
-        assert found.metrics["accuracy"].value == float(how == "tokens")
-        assert found.metrics["accuracy_by_tokens"].value == 1.0
+        assert found.metrics["accuracy"].mean == float(how == "tokens")
+        assert found.metrics["accuracy_by_tokens"].mean == 1.0
     assert picked == {"tokens": 0, "sum": 1, "bytes": 2}
 
 
@@ -44,9 +44,9 @@ def test_squad(jsonl: Write, tmp_path: Path) -> None:
     model = ScriptedModel(write=lambda prompt: answers[prompt.split("Question: ")[-1].split("\n")[0]])
     found = run_task(Squad(data=jsonl(rows)), model, tmp_path)
     # "cat tom" with "tom cat" is 1, not an exact match; silence is right where there is no answer, wrong elsewhere
-    assert found.metrics["f1"].value == pytest.approx((1 + 1 + 0 + 0) / 4)
-    assert found.metrics["exact_match"].value == pytest.approx((0 + 1 + 0 + 0) / 4)
-    assert found.metrics["f1_answerable"].value == 0.5
+    assert found.metrics["f1"].mean == pytest.approx((1 + 1 + 0 + 0) / 4)
+    assert found.metrics["exact_match"].mean == pytest.approx((0 + 1 + 0 + 0) / 4)
+    assert found.metrics["f1_answerable"].mean == 0.5
     assert found.metrics["f1_unanswerable"].n == 2
     assert model.asked[0] == {"temperature": 0.0, "stop": ("\n",), "chat": False, "rows": []}
     assert model.prompts[0] == (
@@ -64,10 +64,10 @@ def test_drop(jsonl: Write, tmp_path: Path) -> None:
     answers = {"How many?": "3.0", "Who?": "the Lions; Bears", "When?": "in May 1990"}
     model = ScriptedModel(write=lambda prompt: answers[prompt.split("Question: ")[-1].split("\n")[0]])
     found = run_task(Drop(data=jsonl(rows)), model, tmp_path)
-    assert found.metrics["exact_match"].value == pytest.approx(2 / 3)
-    assert found.metrics["f1"].value == pytest.approx((1 + 1 + 0.8) / 3)
+    assert found.metrics["exact_match"].mean == pytest.approx(2 / 3)
+    assert found.metrics["f1"].mean == pytest.approx((1 + 1 + 0.8) / 3)
     one = run_task(Drop(data=jsonl(rows), name="one", separator=""), model, tmp_path)
-    assert one.metrics["exact_match"].value == pytest.approx(1 / 3)
+    assert one.metrics["exact_match"].mean == pytest.approx(1 / 3)
 
 
 def test_examples_come_first_and_are_never_the_question(jsonl: Write, tmp_path: Path) -> None:
@@ -105,12 +105,12 @@ def test_summaries_and_translations(jsonl: Write, tmp_path: Path) -> None:
     news = [{"document": "Un chat", "summary": "A cat sat on a mat."}, {"document": "x", "summary": "Nothing."}]
     found = run_task(Summarization(data=jsonl(news)), model, tmp_path)
     # "the cat sat on the mat" with "a cat sat on a mat": 4 of 6 words, and nothing of the other
-    assert found.metrics["rougeL"].value == pytest.approx((4 / 6 + 0) / 2)
+    assert found.metrics["rougeL"].mean == pytest.approx((4 / 6 + 0) / 2)
     assert model.prompts[0] == "Un chat\n\nTL;DR:"
     rows = [
         {"translation": {"fr": "Le chat", "en": "The cat sat on the mat."}},
         {"source": "non", "target": "The dog barked."},
     ]
     found = run_task(Translation(data=jsonl(rows)), model, tmp_path)
-    assert found.metrics["bleu"].value == pytest.approx(100)
+    assert found.metrics["bleu"].mean == pytest.approx(100)
     assert model.prompts[2] == "Translate French to English.\n\nFrench: Le chat\nEnglish:"
