@@ -54,6 +54,7 @@ def lm_eval_model(model: LanguageModel, chat: bool = False, seed: int = 1) -> An
     Raises:
         UserError: lm-eval is not installed.
     """
+    require_lm_eval()
     base = _require("lm_eval.api.model").LM
 
     class BridgedModel(base):  # type: ignore[misc,valid-type]
@@ -133,6 +134,7 @@ def require_lm_eval() -> None:
     Raises:
         UserError: lm-eval is not installed.
     """
+    _require("lm_eval")
     _require("lm_eval.api.model")
 
 

@@ -170,7 +170,7 @@ def test_a_broken_row_is_named(jsonl: Write, kind: type[Task[Any]], row: dict[st
     task = kind(data=file)
     with pytest.raises(UserError) as refused:
         task.prepare()
-    message = str(refused.mean)
+    message = str(refused.value)
     assert message.startswith(f"tasks.{task.name}.data: {file}")
     assert ("line 1" in message) or ("data[0]" in message)
     assert part in message
@@ -206,7 +206,7 @@ def test_a_broken_file_is_named(jsonl: Write, tmp_path: Path) -> None:
 def test_a_wrong_setting_is_named(make: Callable[[str], Task[Any]], part: str) -> None:
     with pytest.raises(UserError) as refused:
         make("x.jsonl")
-    assert part in str(refused.mean)
+    assert part in str(refused.value)
 
 
 def test_too_few_examples_are_named(jsonl: Write) -> None:

@@ -68,8 +68,8 @@ def test_a_scorer_that_fails_is_named_before_anything_is_sampled(jsonl: Write, r
 
     with pytest.raises(UserError) as refused:
         Toxicity(data=jsonl([{"prompt": "x"}]), scorer=raised_by_test).prepare()
-    assert str(refused.mean).startswith("tasks.toxicity.scorer: ")
-    assert part in str(refused.mean)
+    assert str(refused.value).startswith("tasks.toxicity.scorer: ")
+    assert part in str(refused.value)
 
 
 def test_a_scorer_that_fails_late_loses_nothing_that_was_finished(jsonl: Write, tmp_path: Path) -> None:
