@@ -12,7 +12,7 @@ What is in the directory `out`, and stays as it is from version to version:
 |---|---|
 | `generations/<model>.jsonl` | one row (`generations.Generation`) a prompt and sample, in no particular order |
 | `generations/<model>.json` | what the rows were made with (`identity`) and measured by (`measured`) |
-| `judgements/<judge>.jsonl` | every verdict of a judge that sees two responses, so that it is asked once |
+| `judgements/<judge>.jsonl` | what a judge said that sees two responses or is a command, so that it is asked once |
 | `results/<section>.json` | `{"section", "inputs", "seconds", "result"}`; `result` is what the section returned |
 | `evaluation.json` | settings, versions, commit, command; fingerprints of models, rewards and prompts; seconds |
 

@@ -52,7 +52,7 @@ def compare_models(
     pairings = [p for p in combinations(context.entries, 2) if settings.pairs == "all" or context.baseline in p]
     paired = {(one, two): _paired(context, answers[one], answers[two]) for one, two in pairings}
     if isinstance(judge, ScoringJudge):
-        decide = _by_scores(name, judge, settings, [a for own in answers.values() for a in own.values()])
+        decide = _by_scores(context, name, judge, settings, [a for own in answers.values() for a in own.values()])
     else:
         assert isinstance(judge, PairJudge), "judges are ScoringJudge or PairJudge"
         both = [(a, b) for found in paired.values() for _, a, b in found if a is not None and b is not None]
@@ -79,8 +79,15 @@ def _paired(context: EvaluationContext, one: Mapping[Place, Answer], two: Mappin
     return [(place, one.get(place), two.get(place)) for place in places]
 
 
-def _by_scores(name: str, judge: ScoringJudge, settings: PreferenceSettings, answers: Sequence[Answer]) -> Decide:
-    scores = dict(zip(map(_name, answers), scores_of(judge, name, answers, settings.on_failure), strict=True))
+def _by_scores(
+    context: EvaluationContext,
+    name: str,
+    judge: ScoringJudge,
+    settings: PreferenceSettings,
+    answers: Sequence[Answer],
+) -> Decide:
+    said = scores_of(judge, name, answers, settings.on_failure, context.out / "judgements")
+    scores = dict(zip(map(_name, answers), said, strict=True))
 
     def decide(a: Answer, b: Answer) -> tuple[float | None, bool]:
         x, y = scores[_name(a)], scores[_name(b)]

@@ -181,7 +181,8 @@ class EvaluationContext:
             for name, e in self.entries.items()
         }
         rewards = {
-            n: {"source": s.name, "fingerprint": self.reward_fingerprints[n]} for n, s in self.reward_sources.items()
+            name: {"source": given, "fingerprint": self.reward_fingerprints[name]}
+            for name, given in self.settings.rewards.items()
         }
         prompts = {"files": self.settings.prompts, "rows": len(self.prompts), "fingerprint": self.data.fingerprint}
         return {

@@ -59,6 +59,11 @@ class Pair:
 class Judge(ABC):  # noqa: B024  both kinds have a method of their own
     """What all judges have in common; subclass `ScoringJudge` or `PairJudge`."""
 
+    batch_size: int = 64
+    """Responses or pairs of one call."""
+    remembered: bool = False
+    """What it says is kept on disk, found again by prompt, responses and the judge's class and public attributes."""
+
     def check(self, context: EvaluationContext, key: str) -> None:
         """Find out whether it can judge these prompts, before anything is generated.
 
@@ -93,10 +98,7 @@ class ScoringJudge(Judge):
 class PairJudge(Judge):
     """Compares two responses. It is asked twice, once in each order, and not about responses that are equal."""
 
-    batch_size: int = 64
-    """Pairs of one call."""
-    remembered: bool = True
-    """Verdicts are kept on disk, found again by prompt, both responses and the judge's public attributes."""
+    remembered = True
 
     @abstractmethod
     def compare(self, pairs: Sequence[Pair]) -> Sequence[Verdict | None]:

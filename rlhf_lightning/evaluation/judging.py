@@ -27,77 +27,92 @@ WAY_OUT = (
 )
 
 
-def scores_of(judge: ScoringJudge, name: str, answers: Sequence[Answer], on_failure: OnTrouble) -> list[float | None]:
+def scores_of(
+    judge: ScoringJudge, name: str, answers: Sequence[Answer], on_failure: OnTrouble, directory: Path
+) -> list[float | None]:
     """A finite number for each response, None where the judge has none and the settings allow that.
+
+    Args:
+        judge: Who scores.
+        name: What the settings call it.
+        answers: To be scored.
+        on_failure: Whether a response without a number stops the evaluation.
+        directory: Where numbers of judges that are remembered are kept; a file per judge.
 
     Raises:
         JudgeError: It failed, or gave something else.
     """
-    return _ask(judge.score, f"judges.{name}", answers, _number, on_failure)
+    return _asked(judge, judge.score, name, answers, _number, on_failure, directory)
 
 
 def verdicts_of(
     judge: PairJudge, name: str, pairs: Sequence[Pair], on_failure: OnTrouble, directory: Path
 ) -> list[Verdict | None]:
-    """A verdict for each pair; those that are on disk already are not asked for again.
+    """A verdict for each pair, None where the judge has none and the settings allow that; otherwise as `scores_of`."""
+    return _asked(judge, judge.compare, name, pairs, _verdict, on_failure, directory)
 
-    Args:
-        judge: Who compares.
-        name: What the settings call it.
-        pairs: To be compared.
-        on_failure: Whether a pair without a verdict stops the evaluation.
-        directory: Where verdicts are kept; a file per judge.
 
-    Raises:
-        JudgeError: It failed, or said something else.
-    """
-    memory = VerdictFile(directory / f"{name}.jsonl", judge) if judge.remembered else None
-    known = memory.known if memory else {}
-    keys = [memory.key(pair) if memory else str(i) for i, pair in enumerate(pairs)]
-    todo = [i for i, key in enumerate(keys) if key not in known]
-    found: dict[str, Verdict | None] = dict(known)
-    with tqdm(
-        total=len(pairs), initial=len(pairs) - len(todo), desc=f"judge {name}", unit="pair", disable=not todo
-    ) as bar:
+def _asked(
+    judge: ScoringJudge | PairJudge,
+    call: Callable[[Sequence[Item]], Sequence[Any]],
+    name: str,
+    items: Sequence[Item],
+    checked: Callable[[Any], Said],
+    on_failure: OnTrouble,
+    directory: Path,
+) -> list[Said | None]:
+    """Batch by batch; what is on disk already is not asked for again."""
+    memory = Judgements(directory / f"{name}.jsonl", judge) if judge.remembered else None
+    found: dict[str, Said | None] = {}
+    if memory:
+        found |= {key: checked(said) for key, said in memory.known.items()}
+    keys = [memory.key(item) if memory else str(i) for i, item in enumerate(items)]
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}  # equal questions are asked once
+    todo = sorted(i for key, i in first.items() if key not in found)
+    done = len(first) - len(todo)
+    with tqdm(total=len(first), initial=done, desc=f"judge {name}", unit="question", disable=not todo) as bar:
         for start in range(0, len(todo), judge.batch_size):
             part = todo[start : start + judge.batch_size]
-            asked = [pairs[i] for i in part]
-            said = _ask(judge.compare, f"judges.{name}", asked, _verdict, on_failure)
-            found |= {keys[i]: verdict for i, verdict in zip(part, said, strict=True)}
+            asked = [items[i] for i in part]
+            said = _ask(call, f"judges.{name}", asked, checked, on_failure)
+            found |= {keys[i]: answer for i, answer in zip(part, said, strict=True)}
             if memory:
                 memory.append(asked, [keys[i] for i in part], said)
             bar.update(len(part))
     return [found[key] for key in keys]
 
 
-class VerdictFile:
-    """Verdicts on disk, found again by what was judged and by whom."""
+class Judgements:
+    """What a judge has said, on disk, found again by what was judged and by whom."""
 
-    def __init__(self, path: Path, judge: PairJudge) -> None:
+    def __init__(self, path: Path, judge: ScoringJudge | PairJudge) -> None:
         self.path = path
         self._judge = json.dumps(describe(judge), sort_keys=True, default=str)
-        self.known: dict[str, Verdict] = {}
+        self.known: dict[str, Any] = {}
+        valid = _is_verdict if isinstance(judge, PairJudge) else _is_number
         if path.is_file():
             for line in path.read_bytes().splitlines(keepends=True):
-                if line.endswith(b"\n") and (row := _json(line)):
-                    self.known[row["key"]] = row["verdict"]
+                row = _row(line) if line.endswith(b"\n") else {}  # a kill cut it off
+                if "key" in row and valid(row.get("said")):
+                    self.known[row["key"]] = row["said"]
 
-    def key(self, pair: Pair) -> str:
+    def key(self, item: Answer | Pair) -> str:
         """By content: a response that was made anew is judged anew."""
-        parts: list[Any] = [self._judge, pair.prompt, pair.fields, pair.first.response, pair.second.response]
-        parts += [pair.first.ended, pair.second.ended]
+        answers = [item] if isinstance(item, Answer) else [item.first, item.second]
+        parts: list[Any] = [self._judge, answers[0].prompt, answers[0].fields]
+        parts += [[answer.response, answer.ended] for answer in answers]
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:32]
 
-    def append(self, pairs: Sequence[Pair], keys: Sequence[str], verdicts: Sequence[Verdict | None]) -> None:
-        """Add verdicts; failures are not remembered, so that they can be tried again."""
+    def append(self, items: Sequence[Answer | Pair], keys: Sequence[str], said: Sequence[Any]) -> None:
+        """Add what was said; failures are not remembered, so that they can be tried again."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        torn = self.path.is_file() and not self.path.read_bytes().endswith(b"\n") and self.path.stat().st_size
+        torn = self.path.is_file() and self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n")
         lines = ["\n"] if torn else []
-        for pair, key, verdict in zip(pairs, keys, verdicts, strict=True):
-            if verdict is not None:
-                about = {"id": pair.first.id, "sample": pair.first.sample}
-                models = {"first": pair.first.model, "second": pair.second.model}
-                lines.append(json.dumps({"key": key, "verdict": verdict} | about | models) + "\n")
+        for item, key, answer in zip(items, keys, said, strict=True):
+            if answer is not None:
+                first, last = (item, item) if isinstance(item, Answer) else (item.first, item.second)
+                about = {"id": first.id, "sample": first.sample, "first": first.model, "second": last.model}
+                lines.append(json.dumps({"key": key, "said": answer} | about) + "\n")
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(lines)
             file.flush()
@@ -159,21 +174,29 @@ def _error(key: str, wrong: str, item: Answer | Pair) -> JudgeError:
 
 
 def _number(said: Any) -> float:
-    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said):
+    if not _is_number(said):
         raise _Wrong(f"answered {shown(said)}, which is no finite number")
     return float(said)
 
 
 def _verdict(said: Any) -> Verdict:
-    for verdict in VERDICTS:
-        if said == verdict:
-            return verdict
-    raise _Wrong(f"answered {shown(said)}, which is none of first, second and tie")
+    if not _is_verdict(said):
+        raise _Wrong(f"answered {shown(said)}, which is none of first, second and tie")
+    verdict: Verdict = said
+    return verdict
 
 
-def _json(line: bytes) -> dict[str, Any] | None:
+def _is_number(said: Any) -> bool:
+    return isinstance(said, int | float) and not isinstance(said, bool) and math.isfinite(said)
+
+
+def _is_verdict(said: Any) -> bool:
+    return isinstance(said, str) and said in VERDICTS
+
+
+def _row(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError:
-        return None
-    return row if isinstance(row, dict) and row.get("verdict") in VERDICTS and "key" in row else None
+        return {}
+    return row if isinstance(row, dict) else {}

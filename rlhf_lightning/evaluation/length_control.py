@@ -8,6 +8,7 @@ instructions and has no counterpart on prompts of the user's, so it is left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,24 +16,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_lightning.evaluation.comparing import Outcome
+from rlhf_lightning.evaluation.intervals import t_quantile
+from rlhf_lightning.evaluation.ratings import PRIOR_WINS
 
 Array = NDArray[np.float64]
 
 SLOPE_SPREAD = 5.0
 """Standard deviation of the normal prior on the length's coefficient, which only matters where every longer (or every
 shorter) response wins."""
+PRIOR = np.diag([0.0, SLOPE_SPREAD**-2])
+ADDED = 2 * PRIOR_WINS
+"""Comparisons added at z = 0, half of them won."""
 
 
-def length_controlled(outcomes: Sequence[Outcome], seed: int, resamples: int) -> dict[str, Any] | None:
-    """The length-controlled win rate with a bootstrap interval over prompts; None without comparisons.
+def length_controlled(outcomes: Sequence[Outcome], confidence: float = 0.95) -> dict[str, Any] | None:
+    """The length-controlled win rate with its interval over prompts; None without comparisons.
 
-    Returns:
-        `mean`, `low`, `high`, and `length_effect`, the coefficient of z.
+    The interval is σ of the constant's, whose standard error is the sandwich estimator's with a cluster for each
+    prompt, as for ratings.
 
     Args:
         outcomes: Of a model against the baseline.
-        seed: Of the resampling.
-        resamples: Bootstrap samples of the prompts.
+        confidence: Coverage, in (0, 1).
+
+    Returns:
+        `mean`, `low`, `high`, and `length_effect`, the coefficient of z.
     """
     counted = [o for o in outcomes if o.value is not None]
     if not counted:
@@ -41,12 +49,11 @@ def length_controlled(outcomes: Sequence[Outcome], seed: int, resamples: int) ->
     z = length_term(np.array([o.length_difference for o in counted], dtype=float))
     ids = {name: i for i, name in enumerate(sorted({o.id for o in counted}))}
     prompt = np.array([ids[o.id] for o in counted])
-    samples = np.bincount(prompt)[prompt]
-    draws = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=resamples)
-    fitted = fit(y, z, np.concatenate([np.ones((1, len(y))), draws[:, prompt]]) / samples)
-    rates = 1 / (1 + np.exp(-fitted[:, 0]))
-    low, high = np.quantile(rates[1:], [0.025, 0.975])
-    return {"mean": float(rates[0]), "low": float(low), "high": float(high), "length_effect": float(fitted[0, 1])}
+    weights = 1 / np.bincount(prompt)[prompt]
+    beta = fit(y, z, weights)
+    half = t_quantile(len(ids) - 1, confidence) * _error_of_constant(y, z, weights, prompt, beta)
+    low, mean, high = (_sigmoid(np.array(beta[0] + shift)) for shift in (-half, 0.0, half))
+    return {"mean": float(mean), "low": float(low), "high": float(high), "length_effect": float(beta[1])}
 
 
 def length_term(differences: Array) -> Array:
@@ -56,27 +63,48 @@ def length_term(differences: Array) -> Array:
 
 
 def fit(y: Array, z: Array, weights: Array, steps: int = 50) -> Array:
-    """Weighted logistic regressions of outcomes on a constant and z, [B, 2], by Newton's method.
+    """Weighted logistic regression of outcomes on a constant and z, [2], by Newton's method.
 
     Half a win and half a loss at z = 0 are added, as for ratings, and a wide prior on the coefficient of z.
 
     Args:
         y: [N] outcomes in [0, 1].
         z: [N] length terms.
-        weights: [B, N], a regression each.
+        weights: [N].
         steps: Newton's, at most.
     """
-    y, z = np.append(y, 0.5), np.append(z, 0.0)
-    weights = np.concatenate([weights, np.ones((len(weights), 1))], axis=1)
-    beta = np.zeros((len(weights), 2))
     x = np.stack([np.ones_like(z), z], axis=1)
-    ridge = np.diag([0.0, SLOPE_SPREAD**-2])
+    beta = np.zeros(2)
     for _ in range(steps):
-        p = 1 / (1 + np.exp(-np.clip(beta @ x.T, -500, 500)))
-        gradient = (weights * (y - p)) @ x - beta @ ridge
-        curvature = np.einsum("bn,ni,nj->bij", weights * p * (1 - p), x, x, optimize=True) + ridge
-        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
-        beta += np.clip(step, -2, 2)
+        p = _sigmoid(x @ beta)
+        gradient = x.T @ (weights * (y - p)) - PRIOR @ beta
+        gradient[0] += ADDED * (0.5 - _sigmoid(beta[0]))
+        step = np.linalg.solve(_curvature(x, weights, beta), gradient)
+        beta = beta + np.clip(step, -2, 2)  # far from the solution a full step overshoots
         if np.abs(step).max() < 1e-10:
             break
     return beta
+
+
+def _curvature(x: Array, weights: Array, beta: Array) -> Array:
+    p, at_zero = _sigmoid(x @ beta), _sigmoid(beta[0])
+    added = np.diag([ADDED * at_zero * (1 - at_zero), 0.0])
+    return np.asarray((x * (weights * p * (1 - p))[:, None]).T @ x + added + PRIOR)
+
+
+def _error_of_constant(y: Array, z: Array, weights: Array, prompt: NDArray[np.int64], beta: Array) -> float:
+    """Standard error of the constant; infinite for a single prompt."""
+    x = np.stack([np.ones_like(z), z], axis=1)
+    n = int(prompt.max()) + 1
+    if n < 2:
+        return math.inf
+    scores = np.zeros((n, 2))
+    np.add.at(scores, prompt, x * (weights * (y - _sigmoid(x @ beta)))[:, None])
+    inverse = np.linalg.inv(_curvature(x, weights, beta))
+    at_zero = _sigmoid(beta[0])
+    noise = scores.T @ scores * n / (n - 1) + np.diag([ADDED * at_zero * (1 - at_zero), 0.0])
+    return float(np.sqrt((inverse @ noise @ inverse)[0, 0]))
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -700, 700))))

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_lightning.evaluation.context import EvaluationContext
 from rlhf_lightning.evaluation.generations import Generation
-from rlhf_lightning.evaluation.intervals import mean_interval
+from rlhf_lightning.evaluation.intervals import mean_interval, rate_interval
 from rlhf_lightning.evaluation.sections import Section
 from rlhf_lightning.evaluation.settings import EvaluateSettings
 from rlhf_lightning.evaluation.text_statistics import distinct_n, repetition_n, self_bleu, words
@@ -27,6 +27,7 @@ MEASURES: dict[str, Measure] = {
 }
 """Of one response. `kl` is in nats per response, `entropy` in nats per token, `repetition_n` the share of a response's
 n-grams that it has had before (seq-rep-n, arXiv 1908.04319)."""
+RATES = {"eos_rate", "empty_rate"}
 
 
 def outputs(settings: EvaluateSettings, context: EvaluationContext) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def _model(context: EvaluationContext, rows: list[Generation]) -> dict[str, Any]
     seed = context.seed_for("outputs")
     scores: dict[str, Measure] = {name: _score_of(name) for name in context.reward_sources}
     return {
-        **{name: over_prompts(groups, measure, seed) for name, measure in MEASURES.items()},
+        **{name: over_prompts(groups, measure, seed, name in RATES) for name, measure in MEASURES.items()},
         "scores": {name: over_prompts(groups, measure, seed) for name, measure in scores.items()},
         **_diversity(groups, seed),
         "responses": len(rows),
@@ -62,14 +63,25 @@ def _model(context: EvaluationContext, rows: list[Generation]) -> dict[str, Any]
     }
 
 
-def over_prompts(groups: Sequence[Sequence[Generation]], measure: Measure, seed: int) -> dict[str, float] | None:
-    """Mean over prompts of the mean over a prompt's samples, with its interval; None where nothing is measured."""
+def over_prompts(
+    groups: Sequence[Sequence[Generation]], measure: Measure, seed: int, is_rate: bool = False
+) -> dict[str, float] | None:
+    """Mean over prompts of the mean over a prompt's samples, with its interval; None where nothing is measured.
+
+    Args:
+        groups: The responses to each prompt.
+        measure: Of one response.
+        seed: Of the bootstrap.
+        is_rate: It is a number in [0, 1], whose interval is `rate_interval`'s and needs no bootstrap.
+    """
     means = []
     for group in groups:
         values = [value for row in group if (value := measure(row)) is not None]
         if values:
             means.append(sum(values) / len(values))
-    return asdict(mean_interval(means, seed)) if means else None
+    if not means:
+        return None
+    return asdict(rate_interval(means) if is_rate else mean_interval(means, seed))
 
 
 def _score_of(name: str) -> Measure:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_lightning.evaluation.comparing import Outcome, compare_models
 from rlhf_lightning.evaluation.context import EvaluationContext
-from rlhf_lightning.evaluation.intervals import win_rate_interval
+from rlhf_lightning.evaluation.intervals import rate_interval
 from rlhf_lightning.evaluation.judges import Judge, ScoringJudge
 from rlhf_lightning.evaluation.length_control import length_controlled
 from rlhf_lightning.evaluation.ratings import ratings
@@ -44,11 +44,10 @@ def _judged(settings: EvaluateSettings, context: EvaluationContext, name: str, j
     matrix: dict[str, dict[str, Any]] = {}
     for (a, b), found in outcomes.items():
         matrix.setdefault(a, {})[b] = _summary(found)
-    seed, resamples = context.seed_for("preference"), settings.preference.bootstrap_samples
     categories = {p.id: str(p.fields["category"]) for p in context.prompts if "category" in p.fields}
     win_rates = {
         model: matrix[model][context.baseline]
-        | {"length_controlled": length_controlled(outcomes[model, context.baseline], seed, resamples)}
+        | {"length_controlled": length_controlled(outcomes[model, context.baseline])}
         | {"by_category": _by_category(outcomes[model, context.baseline], categories)}
         for model in context.entries
         if (model, context.baseline) in outcomes
@@ -59,7 +58,7 @@ def _judged(settings: EvaluateSettings, context: EvaluationContext, name: str, j
         "trained_against": {model: judge.trained_against(context, model) for model in context.entries},
         "win_rates": win_rates,
         "matrix": {a: matrix[a] for a in context.entries if a in matrix},
-        "ratings": ratings(outcomes, list(context.entries), context.baseline, seed, resamples),
+        "ratings": ratings(outcomes, list(context.entries), context.baseline),
     }
 
 
@@ -88,7 +87,7 @@ def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     values = [o.value for o in outcomes if o.value is not None]
     means = list(per_prompt(outcomes).values())
     return {
-        "win_rate": asdict(win_rate_interval(means)) if means else None,
+        "win_rate": asdict(rate_interval(means)) if means else None,
         "prompts": len(means),
         "comparisons": len(values),
         "wins": sum(v > 0.5 for v in values),
@@ -106,7 +105,7 @@ def _by_category(outcomes: Sequence[Outcome], categories: dict[str, str]) -> dic
     for name, value in per_prompt(outcomes).items():
         if name in categories:
             groups.setdefault(categories[name], []).append(value)
-    return {c: {"win_rate": asdict(win_rate_interval(v)), "prompts": len(v)} for c, v in sorted(groups.items())}
+    return {c: {"win_rate": asdict(rate_interval(v)), "prompts": len(v)} for c, v in sorted(groups.items())}
 
 
 def _inputs(settings: EvaluateSettings, context: EvaluationContext) -> dict[str, Any]:
@@ -116,7 +115,6 @@ def _inputs(settings: EvaluateSettings, context: EvaluationContext) -> dict[str,
         "judges": {name: [describe(judge), judge.content()] for name, judge in context.judges.items()},
         "baseline": context.baseline,
         "preference": settings.preference,
-        "seed": settings.seed,
         "trained_against": trained,
     }
 

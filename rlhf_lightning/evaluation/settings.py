@@ -57,16 +57,11 @@ class PreferenceSettings:
             out and count it.
         on_empty: What happens to a pair in which exactly one response is empty: the judge decides, the empty one
             loses unasked, or the pair is left out. They are counted in any case.
-        bootstrap_samples: Resamples of the prompts for intervals of ratings and length-controlled win rates.
     """
 
     pairs: Literal["all", "baseline"] = "all"
     on_failure: OnTrouble = "error"
     on_empty: Literal["judge", "lose", "exclude"] = "judge"
-    bootstrap_samples: int = 1000
-
-    def __post_init__(self) -> None:
-        check_number("preference.bootstrap_samples", self.bootstrap_samples, at_least=100)
 
 
 @dataclass(frozen=True)
