@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.mutation import batches, gradients, logprobs, ppo, pretraining, ragged, ragged_attention, reward, rollouts
+from tests.mutation import (
+    batches,
+    gradients,
+    logprobs,
+    ppo,
+    pretraining,
+    ragged,
+    ragged_attention,
+    reward,
+    rollouts,
+    tasks,
+)
 from tests.mutation import masked_and_tokens as tokens
 
 MUTATIONS = [
@@ -37,4 +48,9 @@ MUTATIONS = [
     *gradients.CHECKPOINTING,
     *gradients.EARLY_BACKWARD,
     *gradients.RMS_NORM,
+    *tasks.SQUAD,
+    *tasks.DROPS,
+    *tasks.ESTIMATES,
+    *tasks.TOKEN_PAIRS,
+    *tasks.STOPS,
 ]
