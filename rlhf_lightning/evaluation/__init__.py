@@ -20,7 +20,9 @@ A section is a module with a `SECTION = Section(...)` (see `sections.Section`) a
 settings are a dataclass and one field of `EvaluateSettings`; None there leaves the section out. It gets the settings
 and an `EvaluationContext`, which has the prompts, every model's generations, and the models themselves (loaded when
 they are asked for, adapters of one base on one copy of it), and returns a dictionary that JSON can hold: intervals as
-`{"mean", "low", "high"}`, numbers that do not exist as None. Readers take `sections.read_result(out, name)`.
+`{"mean", "low", "high"}`, numbers that do not exist as None. Readers take `sections.read_results(out)`,
+which are those that `evaluation.json` lists: an earlier evaluation may have left others. Responses that were made with
+other settings are an error that says so; `overwrite` replaces them.
 
 Files in reading order: settings, prompts, sources, bases, evaluated_model, generations, measuring, generating, judges,
 judging, preference, outputs, command; `intervals`, `ratings` and `length_control` have the statistics.

@@ -15,14 +15,12 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.context import EvaluationContext
 from rlhf_lightning.evaluation.generating import check_prompts, generate_all
 from rlhf_lightning.evaluation.generations import write_json
-from rlhf_lightning.evaluation.sections import read_result, run_section, wanted_sections
+from rlhf_lightning.evaluation.sections import ABOUT_FILE, read_results, run_section, wanted_sections
 from rlhf_lightning.evaluation.settings import EvaluateSettings
 from rlhf_lightning.evaluation.tasks.section import summary_table
 from rlhf_lightning.fitting.run_lock import RunLock
 from rlhf_lightning.ppo.reward_terms import describe
 from rlhf_lightning.provenance import commit
-
-ABOUT_FILE = "evaluation.json"
 
 
 def main(args: Sequence[str]) -> int:
@@ -72,8 +70,8 @@ def evaluate(settings: EvaluateSettings, command: Sequence[str] = ()) -> Path:
 
 def summary(out: Path) -> str:
     """The most important numbers as a Markdown table, from what is on disk."""
-    outputs = read_result(out, "outputs") or {"models": {}}
-    preference = read_result(out, "preference") or {"judges": {}, "baseline": ""}
+    results = read_results(out)
+    outputs, preference = results["outputs"], results.get("preference", {"judges": {}, "baseline": ""})
     judges = preference["judges"]
     columns = ["model", *(f"wins by {j} vs {preference['baseline']}" for j in judges), *(f"Elo by {j}" for j in judges)]
     columns += ["KL", "tokens", "EOS", "distinct-2"]

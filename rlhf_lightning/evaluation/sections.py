@@ -26,6 +26,8 @@ SECTIONS: dict[str, str] = {
 }
 """Name of a section, in the order of computation, to its module, which has `SECTION`."""
 
+ABOUT_FILE = "evaluation.json"
+
 
 def _always(settings: EvaluateSettings) -> bool:
     return True
@@ -74,6 +76,35 @@ def read_result(out: Path, name: str) -> dict[str, Any] | None:
     record = _record(result_path(out, name))
     result: dict[str, Any] | None = record["result"] if record else None
     return result
+
+
+def read_results(out: Path) -> dict[str, dict[str, Any]]:
+    """The results that belong to the evaluation described in `evaluation.json`, by section.
+
+    Those of an earlier one with other settings may be beside them.
+
+    Raises:
+        UserError: It has not finished, or a file is damaged.
+    """
+    about = read_about(out)
+    results = {name: read_result(out, name) for name in about["sections"]}
+    return {name: result for name, result in results.items() if result is not None}
+
+
+def read_about(out: Path) -> dict[str, Any]:
+    """`evaluation.json`.
+
+    Raises:
+        UserError: It is not there, or damaged.
+    """
+    path = out / ABOUT_FILE
+    try:
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} is not there: no evaluation has finished in {str(out)!r}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}). Evaluate again: responses that are there are kept.") from error
+    return about
 
 
 def run_section(name: str, section: Section, settings: EvaluateSettings, context: EvaluationContext) -> float:
