@@ -19,6 +19,7 @@ ANSWERS = [
     ("The Eiffel Tower!", ["eiffel tower", "a tower"], 1.0, 1.0),
     ("Lyon", ["Paris", "the city of Paris"], 0.0, 0.0),
     ("big big cat", ["the big cat"], 0.0, 4 / 5),
+    ("big big cat", ["big big dog"], 0.0, 2 / 3),
     ("", ["Paris"], 0.0, 0.0),
 ]
 
