@@ -85,7 +85,7 @@ def summary(out: Path) -> str:
         elo = [_cell(j["ratings"][name]["elo"], 0) for j in judges.values()]
         rows.append([name, *wins, *elo, _cell(model["kl"], 2), _cell(model["response_tokens"], 1)])
         rows[-1] += [_cell(model["eos_rate"], 2), f"{model['distinct_2'] or 0:.2f}"]
-    tasks = read_result(out, "tasks")
+    tasks = results.get("tasks")
     return "\n\n".join([markdown_table(columns, rows), *([summary_table(tasks)] if tasks else [])])
 
 
