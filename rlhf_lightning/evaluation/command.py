@@ -51,7 +51,7 @@ def evaluate(settings: EvaluateSettings, command: Sequence[str] = ()) -> Path:
     """
     start = time.perf_counter()
     out = _writable(Path(settings.out).expanduser())
-    lock = RunLock()
+    lock = RunLock("out", "evaluating")
     lock.acquire(out)
     try:
         context = EvaluationContext(settings)

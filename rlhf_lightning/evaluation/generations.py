@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -171,6 +172,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def _lines(rows: Sequence[Generation]) -> bytes:
+    for row in rows:
+        numbers = {"kl": row.kl, "entropy": row.entropy, "logprob": row.logprob, **row.scores}
+        for name, number in numbers.items():
+            if number is not None and not math.isfinite(number):
+                raise UserError(
+                    f"The {name} of a response to the prompt {row.id!r} is {number}: the model, the reference or the "
+                    "reward model computes no finite numbers. Try `precision: 32-true`, or look at its weights."
+                )
     return "".join(json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rlhf_lightning.errors import UserError
@@ -62,7 +65,8 @@ class Judge(ABC):  # noqa: B024  both kinds have a method of their own
     batch_size: int = 64
     """Responses or pairs of one call."""
     remembered: bool = False
-    """What it says is kept on disk, found again by prompt, responses and the judge's class and public attributes."""
+    """What it says is kept in `judgements/<judge>.jsonl`, found again by prompt, responses and the judge's class and
+    public attributes. Remove that file after a change of its code that should count."""
 
     def check(self, context: EvaluationContext, key: str) -> None:
         """Find out whether it can judge these prompts, before anything is generated.
@@ -76,8 +80,10 @@ class Judge(ABC):  # noqa: B024  both kinds have a method of their own
         """
 
     def content(self) -> str:
-        """Of files that it reads, so that what depends on them is computed again when they change."""
-        return ""
+        """A digest of what its verdicts depend on beside its attributes, by default its source file; results are
+        computed again when it changes."""
+        file = inspect.getsourcefile(type(self))
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
     def trained_against(self, context: EvaluationContext, model: str) -> bool | None:
         """Whether a model was optimized for this judge's verdicts, which then say little; None if nobody knows."""

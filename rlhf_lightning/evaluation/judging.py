@@ -70,7 +70,7 @@ def _asked(
     first = {key: i for i, key in reversed(list(enumerate(keys)))}  # equal questions are asked once
     todo = sorted(i for key, i in first.items() if key not in found)
     done = len(first) - len(todo)
-    with tqdm(total=len(first), initial=done, desc=f"judge {name}", unit="question", disable=not todo) as bar:
+    with tqdm(total=len(first), initial=done, desc=f"judge {name}", unit="question", disable=not todo, delay=1) as bar:
         for start in range(0, len(todo), judge.batch_size):
             part = todo[start : start + judge.batch_size]
             asked = [items[i] for i in part]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import combinations
 from typing import Any
 
-from rlhf_lightning.evaluation.comparing import Outcome, compare_models
+from rlhf_lightning.evaluation.agreement import agreement, kappa
+from rlhf_lightning.evaluation.comparing import Outcome, Pairing, compare_models
 from rlhf_lightning.evaluation.context import EvaluationContext
 from rlhf_lightning.evaluation.intervals import rate_interval
 from rlhf_lightning.evaluation.judges import Judge, ScoringJudge
@@ -21,7 +23,8 @@ def preference(settings: EvaluateSettings, context: EvaluationContext) -> dict[s
     """What every judge says.
 
     Returns:
-        `baseline`, `models`, and `judges`: by name
+        `baseline`, `models`; `agreement` of every two judges (see `_agreement`); `incomplete`, whether a judge failed
+        somewhere, which then is tried again by the next start; and `judges`: by name
 
         - `kind`: scores or pairs (both orders are seen); `trained_against`: by model, whether it was optimized for
           this judge, None where nobody knows.
@@ -31,15 +34,18 @@ def preference(settings: EvaluateSettings, context: EvaluationContext) -> dict[s
         - `ratings`: by model, `bradley_terry` (log-odds over the baseline) and `elo` (baseline 1000), intervals or
           None; the baseline has 0 and 1000 by definition.
     """
+    outcomes = {n: compare_models(context, n, judge, settings.preference) for n, judge in context.judges.items()}
+    failed = any(o.excluded == "failed" for found in outcomes.values() for part in found.values() for o in part)
     return {
         "baseline": context.baseline,
         "models": list(context.entries),
-        "judges": {name: _judged(settings, context, name, judge) for name, judge in context.judges.items()},
+        "incomplete": failed,
+        "agreement": [_agreement(a, b, outcomes[a], outcomes[b]) for a, b in combinations(outcomes, 2)],
+        "judges": {name: _judged(context, context.judges[name], dict(found)) for name, found in outcomes.items()},
     }
 
 
-def _judged(settings: EvaluateSettings, context: EvaluationContext, name: str, judge: Judge) -> dict[str, Any]:
-    outcomes = compare_models(context, name, judge, settings.preference)
+def _judged(context: EvaluationContext, judge: Judge, outcomes: dict[Pairing, list[Outcome]]) -> dict[str, Any]:
     outcomes |= {(b, a): [turned(o) for o in found] for (a, b), found in list(outcomes.items())}
     matrix: dict[str, dict[str, Any]] = {}
     for (a, b), found in outcomes.items():
@@ -99,6 +105,22 @@ def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
+def _agreement(
+    one: str, two: str, ours: Mapping[Pairing, list[Outcome]], theirs: Mapping[Pairing, list[Outcome]]
+) -> dict[str, Any]:
+    """How far two judges say the same (win, tie or loss) of the comparisons that both have decided: `agreement`,
+    Cohen's `kappa` and how many `comparisons` there are; the first two None where they do not exist."""
+    pairs = [(a.value, b.value) for p in ours for a, b in zip(ours[p], theirs[p], strict=True)]
+    said = [(_sign(a), _sign(b)) for a, b in pairs if a is not None and b is not None]
+    first, second = [a for a, _ in said], [b for _, b in said]
+    about = {"judges": [one, two], "comparisons": len(said)}
+    return about | {"agreement": agreement(first, second), "kappa": kappa(first, second)}
+
+
+def _sign(value: float) -> int:
+    return (value > 0.5) - (value < 0.5)
+
+
 def _by_category(outcomes: Sequence[Outcome], categories: dict[str, str]) -> dict[str, Any]:
     """The same, shorter, for the prompts of each category: `win_rate` and `prompts`."""
     groups: dict[str, list[float]] = {}
@@ -109,7 +131,8 @@ def _by_category(outcomes: Sequence[Outcome], categories: dict[str, str]) -> dic
 
 
 def _inputs(settings: EvaluateSettings, context: EvaluationContext) -> dict[str, Any]:
-    trained = {n: e.trained_against(s) for n, e in context.entries.items() for s in context.reward_sources.values()}
+    rewards = context.reward_sources.items()
+    trained = {n: {r: e.trained_against(s) for r, s in rewards} for n, e in context.entries.items()}
     return {
         "generations": context.generation_digests(),
         "judges": {name: [describe(judge), judge.content()] for name, judge in context.judges.items()},

@@ -42,7 +42,7 @@ class Section:
     """One part of an evaluation."""
 
     run: Callable[[EvaluateSettings, EvaluationContext], dict[str, Any]]
-    """Computes it. The result is JSON without NaN."""
+    """Computes it. The result is JSON without NaN; with `incomplete: True` in it, it is computed again next time."""
     inputs: Callable[[EvaluateSettings, EvaluationContext], dict[str, Any]]
     """What the result depends on, as plain values: settings, fingerprints of files, `context.generation_digests()`.
     Versions of packages are added. A result that was made from the same is not made again."""
@@ -117,7 +117,7 @@ def run_section(name: str, section: Section, settings: EvaluateSettings, context
     inputs = plain(section.inputs(settings, context)) | {"versions": versions()}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     there = _record(path)
-    if there and there["inputs"] == digest:
+    if there and there["inputs"] == digest and not there["result"].get("incomplete"):
         return float(there["seconds"])
     start = time.perf_counter()
     result = section.run(settings, context)

@@ -22,7 +22,13 @@ class RunLock:
     A record lock, because children such as data loaders do not inherit it and cannot keep it after a kill.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "trainer.default_root_dir", doing: str = "training") -> None:
+        """
+        Args:
+            key: Configuration key of the directory, for messages.
+            doing: What a process does that holds it.
+        """
+        self._key, self._doing = key, doing
         self._file: IO[str] | None = None
 
     def acquire(self, root: Path) -> None:
@@ -40,8 +46,8 @@ class RunLock:
             pid = file.read().strip() or "unknown"
             file.close()
             raise UserError(
-                f"trainer.default_root_dir: another process ({pid}) is training in {str(root)!r}. Wait for it, stop "
-                "it, or choose another directory."
+                f"{self._key}: another process ({pid}) is {self._doing} in {str(root)!r}. Wait for it, stop it, or "
+                "choose another directory."
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

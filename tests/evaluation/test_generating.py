@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.context import EvaluationContext
 from rlhf_lightning.evaluation.evaluated_model import EvaluatedModel
-from rlhf_lightning.evaluation.generations import GenerationFile
+from rlhf_lightning.evaluation.generations import Generation, GenerationFile
 from rlhf_lightning.evaluation.sections import read_result, read_results
 from rlhf_lightning.evaluation.settings import DecodingSettings, EvaluateSettings
 from tests.conftest import TinyRuns
@@ -281,3 +282,9 @@ def test_greedy_decoding_is_the_most_likely_token(tiny: TinyRuns) -> None:
     scores = model.token_scores([(prompt, one.ids)])[0]
     other = model.token_scores([(prompt, [one.ids[0] % 200 + 3])])[0]
     assert scores.logprobs[0] > other.logprobs[0]
+
+
+def test_numbers_that_are_not_finite_stop_it(tmp_path: Path) -> None:
+    row = Generation("p", 0, "What?", "That.", True, 2, 1, [5, 2], kl=float("nan"))
+    with pytest.raises(UserError, match="The kl of a response to the prompt 'p' is nan"):
+        GenerationFile(tmp_path, "m").append([row])

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_lightning.evaluation.sections import read_result
 from tests.evaluation.conftest import Evaluations
-from tests.evaluation.judges_for_tests import LongerOfTwo
+from tests.evaluation.judges_for_tests import Broken, LongerOfTwo
 
 SHORT, LONG = ["a", "bb", "c"], ["aaa", "bb", ""]
 """Longer by prompt: LONG, neither, SHORT."""
@@ -97,6 +97,26 @@ def test_a_judge_that_fails(
     judged = evaluations.judged("Broken", models=both, init_args={"said": said}, preference={"on_failure": "exclude"})
     wins = judged["win_rates"]["two"]
     assert (wins["excluded"]["failed"], wins["prompts"], wins["win_rate"]["mean"]) == (2, 1, 0.5)
+
+
+def test_a_judge_is_asked_again_where_it_failed(evaluations: Evaluations, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"one": evaluations.responses("one", SHORT), "two": evaluations.responses("two", ["x", "y", "z"])}
+    settings = {"models": both, "init_args": {"said": "error"}, "preference": {"on_failure": "exclude"}}
+    assert evaluations.judged("Broken", **settings)["win_rates"]["two"]["prompts"] == 1
+    monkeypatch.setattr(Broken, "compare", lambda self, pairs: ["tie"] * len(pairs))
+    settings["init_args"] = {"said": "error"}
+    assert evaluations.judged("Broken", **settings)["win_rates"]["two"]["prompts"] == 3
+
+
+def test_agreement_of_judges(evaluations: Evaluations) -> None:
+    """By length: loss, tie, win (of short); by position in both orders: tie, tie, tie."""
+    names = {"length": "Longer", "pairs": "LongerOfTwo", "position": "FirstWins"}
+    judges = {n: {"class_path": f"tests.evaluation.judges_for_tests.{c}"} for n, c in names.items()}
+    result = read_result(evaluations.run(models=models(evaluations), judges=judges), "preference")
+    assert result
+    found = {tuple(a["judges"]): (a["agreement"], a["kappa"], a["comparisons"]) for a in result["agreement"]}
+    assert found["length", "pairs"] == (1, 1, 3)
+    assert found["length", "position"] == (pytest.approx(1 / 3), pytest.approx(0), 3)
 
 
 PROGRAM = """
