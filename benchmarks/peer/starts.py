@@ -47,10 +47,15 @@ def make_starts(model: str, rows: list[dict[str, str]], root: Path, device: str,
     print("Making the artefacts that both sides start from ...", flush=True)
     task = {"model": model, "directory": str(directory), "device": device, "seed": seed}
     command = [sys.executable, "-m", "benchmarks.peer.starts", json.dumps(task)]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": os.getcwd()}, capture_output=True, text=True)
+    done = subprocess.run(command, env=os.environ | with_checkout(), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"error: the artefacts could not be made:\n{done.stderr[-4000:]}")
     return found
+
+
+def with_checkout() -> dict[str, str]:
+    """The variable that makes the working directory importable, beside what is importable already."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))}
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peer.starts import with_checkout
 from rlhf_lightning.memory import FEW_PRODUCTS
 from rlhf_lightning.quickstart import run as quickstart
 
@@ -32,7 +33,7 @@ def run_side(side: str, stage: str, task: Task, peer_python: str, environment: d
         file, out = Path(directory) / "task.json", Path(directory) / "out.json"
         file.write_text(json.dumps(task | {"out": str(out)}))
         command = [python, "-m", f"benchmarks.peer.{side}_{stage}", str(file)]
-        offline = {"TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_CACHE": directory, "PYTHONPATH": os.getcwd()}
+        offline = {"TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_CACHE": directory} | with_checkout()
         start = time.perf_counter()
         done = subprocess.run(
             command,

@@ -24,6 +24,7 @@ MUTATIONS = [
     *rollouts.SAMPLING,
     *rollouts.DECODING,
     *rollouts.LEAN_DECODER,
+    *rollouts.GPU_DECODER,
     *ppo.LOSSES,
     *ppo.ADVANTAGES,
     *ppo.KL,

@@ -116,7 +116,8 @@ DECODING = table(
     ("another prompt's first token", "hidden[prompt_of]", "hidden[prompt_of.flip(0)]", PREFIX),
     ("prompts equal up to padding alone", "same.append(found[key])", "same.append(0)", PREFIX),
     ("rows never leave", "if alive <= shrink_at * len(batch.rows):", "if alive < 0:", FIXED, "only slower"),
-    ("a column too few", "self.filled + 1, self.column)", "self.filled, self.column)", FIXED),
+    ("a column too few", "self._make_room(self.filled + 1)", "self._make_room(self.filled)", FIXED),
+    ("buffers a column too small", "self.cache, columns, self.column)", "self.cache, columns - 1, self.column)", FIXED),
     (
         "columns counted wrong",
         "+ self.sampled - 1",
@@ -194,4 +195,25 @@ LEAN_DECODER = table(
         "50 * expected",
         "test_a_model_that_only_looks_alike_is_left_to_transformers",
     ),
+)
+
+GROWS = "test_the_gpu_decoder_samples_the_same_while_rows_leave_and_columns_grow"
+GPU_DECODER = table(
+    "rollouts/gpu_decoder.py",
+    LEAN,
+    ("padding is seen", 'masked_fill_(~mask, float("-inf"))', "masked_fill_(~mask, 0.0)", OWN),
+    ("always the first column", "index_copy_(2, column,", "index_copy_(2, column * 0,", OWN),
+    ("values are turned", "nothing = torch.zeros_like(ones)", "nothing = ones", OWN),
+    ("turned the other way", "[-sin[..., :half], sin[..., half:]]", "[sin[..., :half], -sin[..., half:]]", OWN),
+    ("no biases", "None if layer.qkv_bias is None else layer.qkv_bias.squeeze(1)", "None", OWN),
+    ("no residual", "torch.addmm(x, y, weight.t())", "y @ weight.t()", OWN),
+    ("gate for up", "F.silu(gate).mul_(up)", "F.silu(up).mul_(gate)", OWN),
+    ("norm without eps", "self.eps)", "0.0)", OWN),
+    (
+        "groups and their heads exchanged",
+        "unflatten(1, (groups, heads // groups))",
+        "unflatten(1, (heads // groups, groups)).transpose(1, 2)",
+        OWN,
+    ),
+    ("too few columns", "min(-(-columns // STEP) * STEP", "min(columns // STEP * STEP", GROWS),
 )

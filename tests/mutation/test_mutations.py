@@ -37,6 +37,7 @@ NOT_MATHS = {
     "_base",
     "stacked",
     "__str__",
+    "_columns",  # how large a buffer is made
     "step",  # of the lean decoder: only switches autocast off
 }
 """Functions of the mutated files that only move, store or check things, and have tests of their own."""
