@@ -17,6 +17,7 @@ from rlhf_lightning.evaluation.generating import check_prompts, generate_all
 from rlhf_lightning.evaluation.generations import write_json
 from rlhf_lightning.evaluation.sections import ABOUT_FILE, read_results, run_section, wanted_sections
 from rlhf_lightning.evaluation.settings import EvaluateSettings
+from rlhf_lightning.evaluation.tasks.section import summary_table
 from rlhf_lightning.fitting.run_lock import RunLock
 from rlhf_lightning.ppo.reward_terms import describe
 from rlhf_lightning.provenance import commit
@@ -84,7 +85,8 @@ def summary(out: Path) -> str:
         elo = [_cell(j["ratings"][name]["elo"], 0) for j in judges.values()]
         rows.append([name, *wins, *elo, _cell(model["kl"], 2), _cell(model["response_tokens"], 1)])
         rows[-1] += [_cell(model["eos_rate"], 2), f"{model['distinct_2'] or 0:.2f}"]
-    return markdown_table(columns, rows)
+    tasks = results.get("tasks")
+    return "\n\n".join([markdown_table(columns, rows), *([summary_table(tasks)] if tasks else [])])
 
 
 def _cell(interval: dict[str, float] | None, digits: int = 3) -> str:
@@ -119,8 +121,9 @@ def _about(
 def _plain(settings: EvaluateSettings) -> dict[str, Any]:
     from rlhf_lightning.fitting.identity import plain
 
-    values = {k: v for k, v in vars(settings).items() if k != "judges"}
+    values = {k: v for k, v in vars(settings).items() if k not in ("judges", "tasks")}
     described: dict[str, Any] = plain(values) | {"judges": {n: describe(j) for n, j in settings.judges.items()}}
+    described["tasks"] = {task.name: task.identity() for task in settings.tasks}
     return described
 
 

@@ -21,6 +21,8 @@ from rlhf_lightning.fitting.identity import plain
 SECTIONS: dict[str, str] = {
     "outputs": "rlhf_lightning.evaluation.outputs",
     "preference": "rlhf_lightning.evaluation.preference",
+    "tasks": "rlhf_lightning.evaluation.tasks.section",
+    "lm_eval": "rlhf_lightning.evaluation.tasks.lm_eval_section",
 }
 """Name of a section, in the order of computation, to its module, which has `SECTION`."""
 

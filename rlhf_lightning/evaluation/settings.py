@@ -9,6 +9,8 @@ from typing import Literal
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.judges import Judge
+from rlhf_lightning.evaluation.tasks.kinds import AnyTask
+from rlhf_lightning.evaluation.tasks.lm_eval_bridge import LmEvalSettings
 from rlhf_lightning.rollouts.settings import SamplingSettings
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
@@ -81,6 +83,10 @@ class EvaluateSettings:
         samples_per_prompt: Responses of each model to each prompt.
         sampling: How every model answers.
         preference: How verdicts become win rates and ratings.
+        tasks: Task evaluations, of what alignment may have cost and of harms: a `class_path` and `init_args` each. The
+            classes are in rlhf_lightning.evaluation.tasks.kinds: Perplexity, MultipleChoice, Squad, Drop,
+            Summarization, Translation, TruthfulQA, Toxicity, SentencePairs, Refusals.
+        lm_eval: Tasks of lm-eval, where it is installed.
         seed: Of the random numbers. A response depends on it, on the prompt and on the sample's number alone.
         out: Directory of everything that is written.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU where there is one.
@@ -107,6 +113,8 @@ class EvaluateSettings:
     samples_per_prompt: int = 1
     sampling: DecodingSettings = DecodingSettings()
     preference: PreferenceSettings = PreferenceSettings()
+    tasks: list[AnyTask] = field(default_factory=list)
+    lm_eval: LmEvalSettings | None = None
     seed: int = 1
     out: str = "checkpoints/evaluation"
     device: str = "auto"

@@ -32,6 +32,7 @@ def decode(
     on_token: Callable[[int], None] | None = None,
     fixed_shapes: bool | None = None,
     lean: LeanDecoder | None = None,
+    stops: Tensor | None = None,
 ) -> Generated:
     """Sample one response per prompt.
 
@@ -48,9 +49,10 @@ def decode(
         on_token: Called with the number of tokens just sampled, for a progress bar.
         fixed_shapes: Keep shapes and addresses from token to token; by default where CUDA graphs want it.
         lean: Computes all tokens but a response's first, in place of the model.
+        stops: Bool [V], tokens after which a row is not continued, besides EOS.
     """
     on_gpu = prompt_ids.device.type == "cuda"
-    batch = Batch(lm, prompt_ids, prompt_mask, settings, uniforms, eos_id, pad_id, lean)
+    batch = Batch(lm, prompt_ids, prompt_mask, settings, uniforms, eos_id, pad_id, lean, stops)
     batch.read_prompts(on_gpu and settings.cuda_graphs if fixed_shapes is None else fixed_shapes)
     # Asking how many rows are alive waits for the GPU, and every new size of the batch is recorded anew.
     check_every, shrink_at = (16, 0.5) if on_gpu else (1, 0.75)
@@ -81,12 +83,13 @@ class Batch:
         eos_id: int,
         pad_id: int,
         lean: LeanDecoder | None = None,
+        stops: Tensor | None = None,
     ) -> None:
         """See `decode`."""
         size, limit, device = len(prompt_ids), settings.max_response_tokens, prompt_ids.device
         self.lm, self.temperature, self.uniforms, self.lean = lm, settings.temperature, uniforms, lean
         self.eos_id, self.pad_id, self.first_eos = eos_id, pad_id, settings.min_response_tokens
-        self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask
+        self.prompt_ids, self.prompt_mask, self.stops = prompt_ids, prompt_mask, stops
         # Of all responses, [B, R]:
         self.response_ids = prompt_ids.new_full((size, limit), pad_id)
         self.response_mask = torch.zeros(size, limit, dtype=torch.bool, device=device)
@@ -207,6 +210,8 @@ class Batch:
         self.response_mask.index_put_(place, self.alive)
         self.logprobs.index_put_(place, torch.where(self.alive, logprob, 0.0))
         self.alive.logical_and_(token != self.eos_id)
+        if self.stops is not None:
+            self.alive.logical_and_(~self.stops[token])
         self.token.copy_(token)
         self.step.add_(1)
         self.column.add_(1)

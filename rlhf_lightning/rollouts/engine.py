@@ -50,6 +50,9 @@ class Request:
     """Ends a response and belongs to it."""
     pad_id: int
     """Written after the end."""
+    stops: Tensor | None = None
+    """Bool [V]: tokens after which a response is not continued, as after EOS. Only the native engine reads it: what
+    comes after a stop is cut off by whoever asked, so an engine that goes on wastes time and changes nothing."""
 
     def in_order_of_length(self, batch_size: int) -> list[list[int]]:
         """Row indices in batches, short prompts first and equal prompts together."""

@@ -39,8 +39,10 @@ class NativeEngine:
         with self._weights(backbone, adapter) as lean, skinny_linears(backbone.lm):
             for rows in request.in_order_of_length(settings.batch_size):
                 ids, mask = request.trimmed(rows)
-                eos_id, pad_id = request.eos_id, request.pad_id
-                part = decode(backbone.lm, ids, mask, settings, uniforms[rows], eos_id, pad_id, on_token, lean=lean)
+                ends = request.eos_id, request.pad_id
+                part = decode(
+                    backbone.lm, ids, mask, settings, uniforms[rows], *ends, on_token, lean=lean, stops=request.stops
+                )
                 parts.append((rows, part))
         return Generated.in_rows(len(request.prompt_ids), parts, request.pad_id)
 

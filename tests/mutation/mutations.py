@@ -14,6 +14,7 @@ from tests.mutation import (
     reward,
     rollouts,
     selection,
+    tasks,
 )
 from tests.mutation import masked_and_tokens as tokens
 
@@ -55,4 +56,9 @@ MUTATIONS = [
     *gradients.CHECKPOINTING,
     *gradients.EARLY_BACKWARD,
     *gradients.RMS_NORM,
+    *tasks.SQUAD,
+    *tasks.DROPS,
+    *tasks.ESTIMATES,
+    *tasks.TOKEN_PAIRS,
+    *tasks.STOPS,
 ]

@@ -39,6 +39,7 @@ NOT_MATHS = {
     "documents",
     "_base",
     "stacked",
+    "__str__",
     "_columns",  # how large a buffer is made
     "summary",  # a message
     "step",  # of the lean decoder: only switches autocast off
