@@ -17,6 +17,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rlhf_lightning import __version__
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.directory_checks import check_adapter, check_artefact, check_model, read_json
 from rlhf_lightning.models.sources import fingerprint, resolve
@@ -52,7 +53,9 @@ class StageInfo:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that determine a run's numbers."""
-    return {p: version(p) for p in ("torch", "lightning", "transformers", "peft", "rlhf-lightning")}
+    # Our own from the code that runs: a checkout may be used without being installed.
+    found = {p: version(p) for p in ("torch", "lightning", "transformers", "peft")}
+    return found | {"rlhf-lightning": __version__}
 
 
 @contextmanager

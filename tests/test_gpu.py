@@ -39,7 +39,7 @@ def test_stage_on_gpu_with_a_quantized_base(tiny: TinyRuns, stage: str, bits: st
 @pytest.mark.gpu
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_forwards_without_padding_are_those_of_the_cpu(checkpointing: bool) -> None:
-    """Prompts that responses share, float32; sums in another order: 1e-4 on states and gradients of order 1."""
+    """Prompts that responses share, float32; sums in another order: 1e-5 of a tensor's largest number."""
     backbone = Backbone(load_causal_lm(resolve("embedded:tiny")))
     backbone.add_adapter("a", LoraSettings(rank=4).peft_config(), trainable=True)
     backbone.gradient_checkpointing = checkpointing
@@ -57,7 +57,7 @@ def test_forwards_without_padding_are_those_of_the_cpu(checkpointing: bool) -> N
         return [x.detach().cpu() for x in (hidden, *(p.grad for p in backbone.parameters() if p.grad is not None))]
 
     for ours, theirs in zip(outcome("cuda"), outcome("cpu"), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-4)
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
 
 
 @pytest.mark.gpu

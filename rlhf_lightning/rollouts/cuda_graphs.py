@@ -37,6 +37,12 @@ class RecordedStep:
         else:
             self.step()
 
+    def release(self) -> None:
+        """Give the graph back now: collected as garbage while another one is recorded, it would spoil that."""
+        if self.graph is not None:
+            self.graph.reset()
+        self.graph, self.calls = None, 0
+
     def _warm_up(self) -> None:
         """On a side stream, as recording will be: libraries allocate their workspaces at the first call."""
         stream = torch.cuda.Stream()

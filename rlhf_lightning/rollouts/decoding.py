@@ -13,6 +13,7 @@ from rlhf_lightning.masked import position_ids
 from rlhf_lightning.models.ragged_attention import NAME
 from rlhf_lightning.rollouts.cuda_graphs import RecordedStep
 from rlhf_lightning.rollouts.engine import Generated
+from rlhf_lightning.rollouts.gpu_decoder import STEP, GpuDecoder
 from rlhf_lightning.rollouts.inverse_cdf import draw
 from rlhf_lightning.rollouts.kv_cache import fix_shapes, release_shapes, roomy_cache
 from rlhf_lightning.rollouts.lean_decoder import LeanDecoder
@@ -95,12 +96,13 @@ class Batch:
         self.alive = torch.ones(size, dtype=torch.bool, device=device)
         self.token = prompt_ids[:, -1].clone()
         self.position = position_ids(prompt_mask)[:, -1:].clone()
-        self.mask = torch.cat([prompt_mask, prompt_mask.new_zeros(size, limit)], dim=1)
+        spare = -(prompt_mask.shape[1] + limit) % STEP if isinstance(lean, GpuDecoder) else 0
+        self.mask = torch.cat([prompt_mask, prompt_mask.new_zeros(size, limit + spare)], dim=1)
         # Tokens sampled so far; the same on the device; and where the cache's next column is, on the device too.
         self.sampled = 0
         self.step = torch.zeros(1, dtype=torch.long, device=device)
         self.column = self.step + prompt_ids.shape[1] - 1
-        self._fixed, self._room = False, 0
+        self._fixed, self._record, self._room = False, False, 0
         self._work: Tensor | None = None
         self._call: Callable[[], None] = self._step
 
@@ -114,6 +116,8 @@ class Batch:
         first, prompt_of = _distinct(self.prompt_ids, self.prompt_mask)
         roomy = roomy_cache(self.lm.config, self.mask.shape[1] - 1)
         self._fixed = fixed_shapes and roomy is not None and self.lm.config._attn_implementation in ("sdpa", NAME)
+        self._fixed = self._fixed or isinstance(self.lean, GpuDecoder)
+        self._record = fixed_shapes and self.token.is_cuda
         self.cache: Cache = roomy or DynamicCache(config=self.lm.config)
         mask = self.prompt_mask[first]
         hidden = self._hidden(self.prompt_ids[first], mask, position_ids(mask))
@@ -132,42 +136,52 @@ class Batch:
             if self.filled == self._room:
                 self._let_shapes_change()
             if self._room == 0:
-                self._room = fix_shapes(self.cache, self.filled + 1, self.column)
-                self._call = RecordedStep(self._step) if self.token.is_cuda else self._step
+                self._room = self._make_room(self.filled + 1)
+                self._call = RecordedStep(self._step) if self._record else self._step
             self._call()
         self.sampled += 1
 
     def drop_finished(self) -> None:
         """Take the rows that have ended out of the batch."""
         keep = self.alive.nonzero().squeeze(1)
+        self._let_shapes_change()
         if self.lean:
             self.lean.keep(keep)
         else:
-            self._let_shapes_change()
             self.cache.batch_select_indices(keep)
         self.rows, self.alive, self.mask = self.rows[keep], self.alive[keep], self.mask[keep]
         self.token, self.position = self.token[keep], self.position[keep]
 
     def result(self) -> Generated:
         """The responses, without columns that are padding in all of them."""
+        self._let_shapes_change()
         width = max(1, int(self.response_mask.sum(1).max()))
         ids, mask = self.response_ids[:, :width], self.response_mask[:, :width]
         has_eos = ((ids == self.eos_id) & mask).any(1)
         return Generated(ids, mask, self.logprobs[:, :width], ~has_eos)
 
+    def _make_room(self, columns: int) -> int:
+        if isinstance(self.lean, GpuDecoder):
+            return self.lean.room(columns)
+        return fix_shapes(self.cache, columns, self.column)
+
     def _let_shapes_change(self) -> None:
         if self._room:
-            release_shapes(self.cache, self.filled)
+            if isinstance(self._call, RecordedStep):
+                self._call.release()
+            if not self.lean:
+                release_shapes(self.cache, self.filled)
             self._room = 0
 
     def _step(self) -> None:
         """From the last tokens to the next ones. With fixed shapes nothing here may wait for the device."""
         self.mask.index_fill_(1, self.column, True)
         self.position.add_(1)
-        mask = self.mask[:, None, None, : self._room] if self._fixed else self.mask[:, : self.filled + 1]
+        mask = self.mask[:, : self._room if self._fixed else self.filled + 1]
         if self.lean:
-            self._sample(self.lean.step(self.token, mask, self.position))
+            self._sample(self.lean.step(self.token, mask, self.position, self.column))
         else:
+            mask = mask[:, None, None] if self._fixed else mask
             self._sample(self._hidden(self.token.unsqueeze(1), mask, self.position))
 
     def _hidden(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:

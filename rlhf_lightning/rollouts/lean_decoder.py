@@ -49,13 +49,15 @@ class LeanDecoder:
             lm: A model that `fits`.
             adapter: LoRA adapter to merge into the copies of its weights, if any.
         """
-        config, autocast = lm.config, torch.is_autocast_enabled("cpu")
+        config, embed = lm.config, lm.get_input_embeddings()
+        self.device: torch.device = embed.weight.device
+        kind, autocast = self.device.type, torch.is_autocast_enabled(self.device.type)
         self.heads, self.groups = config.num_attention_heads, config.num_key_value_heads
         self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.eps: float = config.rms_norm_eps
-        self.embed, self.rotary = lm.get_input_embeddings(), lm.base_model.rotary_emb
+        self.embed, self.rotary = embed, lm.base_model.rotary_emb
         self.norm = lm.base_model.norm.weight.detach().unsqueeze(1)
-        self.dtype: torch.dtype = torch.get_autocast_dtype("cpu") if autocast else self.embed.weight.dtype
+        self.dtype: torch.dtype = torch.get_autocast_dtype(kind) if autocast else embed.weight.dtype
         self._places: list[tuple[nn.Linear, Tensor]] = []
         """The model's own linear layers and their merged weights, parts of the copies."""
         self.layers = [self._copied(layer, adapter) for layer in lm.base_model.layers]
@@ -78,7 +80,7 @@ class LeanDecoder:
 
         def stacked(*projections: Any) -> Tensor:
             weights = [_base(p).weight for p in projections]
-            out = torch.empty(sum(len(w) for w in weights), weights[0].shape[1], dtype=self.dtype)
+            out = torch.empty(sum(len(w) for w in weights), weights[0].shape[1], dtype=self.dtype, device=self.device)
             for projection, part in zip(projections, out.split([len(w) for w in weights]), strict=True):
                 _merge_into(part, projection, adapter)
                 self._places.append((_base(projection), part))
@@ -109,7 +111,8 @@ class LeanDecoder:
             assert keys is not None
             assert values is not None
             # Zeros, not whatever was there: attention multiplies columns it must not see by 0, and 0 * NaN is NaN.
-            buffer = torch.zeros(len(rows), 2 * self.groups, columns, self.size, dtype=self.dtype)
+            shape = (len(rows), 2 * self.groups, self._columns(columns), self.size)
+            buffer = torch.zeros(shape, dtype=self.dtype, device=self.device)
             buffer[:, : self.groups, : keys.shape[2]] = keys[rows]
             buffer[:, self.groups :, : keys.shape[2]] = values[rows]
             self.buffers.append(buffer)
@@ -120,18 +123,23 @@ class LeanDecoder:
             buffer[: len(rows)] = buffer[rows]  # in place: fresh memory costs more than copying
             self.buffers[i] = buffer[: len(rows)]
 
-    def step(self, token: Tensor, mask: Tensor, position: Tensor) -> Tensor:
+    def step(self, token: Tensor, mask: Tensor, position: Tensor, column: Tensor) -> Tensor:
         """Final hidden states [B, H] of the next token.
 
         Args:
             token: [B].
             mask: Bool [B, T], the columns so far, the token's own included.
             position: [B, 1].
+            column: [1], the token's own; here the last one.
         """
-        with torch.autocast("cpu", enabled=False):
-            return self._step(token, mask, position)
+        with torch.autocast(self.device.type, enabled=False):
+            return self._step(token, mask, position, column)
 
-    def _step(self, token: Tensor, mask: Tensor, position: Tensor) -> Tensor:
+    def _columns(self, columns: int) -> int:
+        """How many columns the buffers have for so many tokens."""
+        return columns
+
+    def _step(self, token: Tensor, mask: Tensor, position: Tensor, column: Tensor) -> Tensor:
         x = self.embed(token).t().contiguous()
         cos, sin = (part[:, 0].t().to(self.dtype) for part in self.rotary(x, position))
         half = self.size // 2
@@ -182,9 +190,11 @@ def _merge_into(out: Tensor, projection: Any, adapter: str | None) -> None:
 
 
 def fits(lm: Any) -> bool:
-    """Whether a model is of the kind that this file computes, on a CPU; `agrees` then tells whether it does."""
+    """Whether a model is of the kind that this file computes; `agrees` then tells whether it does."""
     embed, layers = lm.get_input_embeddings(), getattr(lm.base_model, "layers", None)
-    if lm.config.model_type not in MODELS or type(embed) is not nn.Embedding or embed.weight.device.type != "cpu":
+    if lm.config.model_type not in MODELS or type(embed) is not nn.Embedding:
+        return False
+    if embed.weight.device.type not in ("cpu", "cuda"):
         return False
     if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=lm.config).layers):
         return False  # a sliding window
@@ -199,11 +209,14 @@ def fits(lm: Any) -> bool:
 @torch.no_grad()
 def agrees(lm: Any, decoder: LeanDecoder) -> bool:
     """Whether a step is what the model itself computes with its active adapter, but for rounding."""
-    ids, mask = torch.tensor([[0, 1, 2], [2, 0, 1]]), torch.ones(2, 3, dtype=torch.bool)
+    device = decoder.device
+    ids = torch.tensor([[0, 1, 2], [2, 0, 1]], device=device)
     expected = lm.base_model(input_ids=ids).last_hidden_state[:, -1].float()
     cache = DynamicCache(config=lm.config)
     lm.base_model(input_ids=ids[:, :2], past_key_values=cache, use_cache=True)
-    decoder.read(cache, torch.arange(2), 3)
-    found = decoder.step(ids[:, 2], mask, torch.full((2, 1), 2)).float()
+    decoder.read(cache, torch.arange(2, device=device), 3)
+    mask = torch.ones(2, 3, dtype=torch.bool, device=device)
+    position, column = torch.full((2, 1), 2, device=device), torch.full((1,), 2, device=device)
+    found = decoder.step(ids[:, 2], mask, position, column).float()
     decoder.buffers = []
     return bool((found - expected).norm() < 0.05 * expected.norm())

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.rollouts.decoding import decode
 from rlhf_lightning.rollouts.engine import Generated, Request
+from rlhf_lightning.rollouts.gpu_decoder import GpuDecoder
 from rlhf_lightning.rollouts.lean_decoder import LeanDecoder, agrees, fits
 from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.rollouts.skinny import skinny_linears
@@ -57,7 +58,8 @@ class NativeEngine:
     def _lean_decoder(self, backbone: Backbone, adapter: str | None) -> LeanDecoder | None:
         if not self._lean.get(backbone, fits(backbone.lm)):
             return None
-        decoder = LeanDecoder(backbone.lm, adapter)
+        on_gpu = backbone.lm.get_input_embeddings().weight.is_cuda
+        decoder = GpuDecoder(backbone.lm, adapter) if on_gpu else LeanDecoder(backbone.lm, adapter)
         if backbone not in self._lean:
             with backbone.using(adapter):
                 self._lean[backbone] = agrees(backbone.lm, decoder)

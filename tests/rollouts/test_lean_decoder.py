@@ -10,8 +10,9 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.rollouts import native_engine
+from rlhf_lightning.rollouts import decoding, gpu_decoder, native_engine
 from rlhf_lightning.rollouts.engine import Draws, Request
+from rlhf_lightning.rollouts.gpu_decoder import GpuDecoder
 from rlhf_lightning.rollouts.lean_decoder import LeanDecoder, agrees, fits
 from rlhf_lightning.rollouts.native_engine import NativeEngine
 from rlhf_lightning.rollouts.settings import SamplingSettings
@@ -61,7 +62,10 @@ def steps(lm: Any, decoder: LeanDecoder) -> list[tuple[torch.Tensor, torch.Tenso
         if t == 7:
             decoder.keep(torch.tensor([0, 2]))
             rows = torch.tensor([0, 2])
-        ours = decoder.step(ids[rows, t], mask[rows, : t + 1], positions[rows, t : t + 1])
+        # On a CPU the columns so far are seen, on a GPU those after them too, masked.
+        seen = t + 1 if type(decoder) is LeanDecoder else 9
+        so_far = mask[rows, :seen] & (torch.arange(seen) <= t)
+        ours = decoder.step(ids[rows, t], so_far, positions[rows, t : t + 1], torch.tensor([t]))
         whole = lm.base_model(
             input_ids=ids[rows, : t + 1], attention_mask=mask[rows, : t + 1], position_ids=positions[rows, : t + 1]
         )
@@ -69,22 +73,27 @@ def steps(lm: Any, decoder: LeanDecoder) -> list[tuple[torch.Tensor, torch.Tenso
     return found
 
 
+DECODERS = pytest.mark.parametrize("decoder_class", [LeanDecoder, GpuDecoder])
+
+
+@DECODERS
 @pytest.mark.parametrize("adapter", ["policy", None])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_steps_are_the_models_own(kind: str, adapter: str | None) -> None:
+def test_steps_are_the_models_own(kind: str, adapter: str | None, decoder_class: type[LeanDecoder]) -> None:
     model = backbone(kind)
     assert fits(model.lm)
     with model.using(adapter):
-        decoder = LeanDecoder(model.lm, adapter)
+        decoder = decoder_class(model.lm, adapter)
         assert agrees(model.lm, decoder)
         for ours, theirs in steps(model.lm, decoder):
             assert torch.allclose(ours, theirs, atol=2e-5)
 
 
+@DECODERS
 @pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32])
 @torch.no_grad()
-def test_steps_under_autocast_differ_by_rounding(weights: torch.dtype) -> None:
+def test_steps_under_autocast_differ_by_rounding(weights: torch.dtype, decoder_class: type[LeanDecoder]) -> None:
     model = backbone("llama")
     for module in model.lm.modules():
         if "lora_A" not in dict(module.named_children()):
@@ -92,7 +101,7 @@ def test_steps_under_autocast_differ_by_rounding(weights: torch.dtype) -> None:
                 if "lora" not in name:
                     parameter.data = parameter.data.to(weights)
     with torch.autocast("cpu", torch.bfloat16), model.using("policy"):
-        decoder = LeanDecoder(model.lm, "policy")
+        decoder = decoder_class(model.lm, "policy")
         for ours, theirs in steps(model.lm, decoder):
             assert (ours.float() - theirs.float()).norm() < 0.04 * theirs.float().norm()
 
@@ -144,3 +153,46 @@ def test_each_rollout_has_the_weights_of_its_time() -> None:
     second = greedy(model, engine)
     assert second != first
     assert second == greedy(model, NativeEngine())
+
+
+@pytest.mark.parametrize("fixed_shapes", [True, False])
+def test_the_gpu_decoder_samples_the_same_while_rows_leave_and_columns_grow(
+    monkeypatch: pytest.MonkeyPatch, fixed_shapes: bool
+) -> None:
+    monkeypatch.setattr(gpu_decoder, "STEP", 4)
+    monkeypatch.setattr(decoding, "STEP", 4)
+    model = backbone("llama")
+    ids = torch.randint(3, 50, (6, 5), generator=torch.Generator().manual_seed(2))
+    ids[0, :3] = ids[3, :1] = 0
+    uniforms = torch.rand(6, 30, generator=torch.Generator().manual_seed(3))
+
+    def sampled(lean: LeanDecoder | None) -> Any:
+        settings = SamplingSettings(30, temperature=3.0)
+        with model.using(None):
+            return decoding.decode(
+                model.lm, ids, ids != 0, settings, uniforms, 1, 0, fixed_shapes=fixed_shapes, lean=lean
+            )
+
+    theirs, ours = sampled(None), sampled(GpuDecoder(model.lm, None))
+    lengths = theirs.response_mask.sum(1)
+    assert len(lengths.unique()) > 2  # rows leave one after another
+    assert torch.equal(theirs.response_ids, ours.response_ids)
+    assert torch.allclose(theirs.logprobs, ours.logprobs, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_gpu_decodes_what_transformers_does(graphs: bool) -> None:
+    from rlhf_lightning.rollouts.transformers_engine import TransformersEngine
+
+    model = backbone("llama").cuda()
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(3, 50, (6, 5), generator=generator).cuda()
+    ids[0, :3] = ids[3, :1] = 0
+    request = Request(ids, ids != 0, Draws((7, "rollout", 0, 0), list(range(6))), 1, 0)
+    settings = SamplingSettings(150, temperature=0, cuda_graphs=graphs)
+    engine = NativeEngine()
+    ours = [engine.generate(model, "policy", request, settings) for _ in range(3)]
+    assert engine._lean[model]
+    theirs = TransformersEngine().generate(model, "policy", request, settings)
+    assert all(torch.equal(o.response_ids, theirs.response_ids) for o in ours)
