@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -30,12 +30,15 @@ class Share:
     """Standard error."""
     pairs: int
     prompts: int
+    bounded: bool = True
+    """It lies between 0 and 1, and so does its interval; false for a difference."""
 
     @property
     def interval(self) -> Interval:
         """95 %, by Student's t with one degree of freedom less than there are prompts."""
         z = student_quantile(0.5 + CONFIDENCE / 2, self.prompts - 1)
-        return Interval(self.value, self.value - z * self.error, self.value + z * self.error)
+        low, high = self.value - z * self.error, self.value + z * self.error
+        return Interval(self.value, max(low, 0.0), min(high, 1.0)) if self.bounded else Interval(self.value, low, high)
 
     def p_below(self, value: float = 0.0) -> float:
         """One-sided p-value of the hypothesis that the true number is not below `value`."""
@@ -45,7 +48,7 @@ class Share:
 
     def p_above(self, value: float = 0.0) -> float:
         """One-sided p-value of the hypothesis that the true number is not above `value`."""
-        return Share(-self.value, self.error, self.pairs, self.prompts).p_below(-value)
+        return replace(self, value=-self.value).p_below(-value)
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,12 @@ def tally(hits: NDArray[np.generic], prompt: Integers, num_prompts: int, weights
         weights: [N]; 1 each by default.
     """
     w = np.ones(len(prompt)) if weights is None else weights
-    part = np.bincount(prompt, weights=np.asarray(hits, dtype=float) * w, minlength=num_prompts)
-    return Tally(part, np.bincount(prompt, weights=w, minlength=num_prompts))
+    return Tally(per_prompt(np.asarray(hits, dtype=float) * w, prompt, num_prompts), per_prompt(w, prompt, num_prompts))
+
+
+def per_prompt(values: Floats, prompt: Integers, num_prompts: int = 0) -> Floats:
+    """Sums by prompt, [at least num_prompts]."""
+    return np.bincount(prompt, weights=values, minlength=num_prompts).astype(float)
 
 
 def difference(ours: Tally, theirs: Tally) -> Share:
@@ -105,7 +112,7 @@ def difference(ours: Tally, theirs: Tally) -> Share:
     """
     error = float(np.sqrt(((ours.deviations() - theirs.deviations()) ** 2).sum() + ours._floor() ** 2))
     prompts = min(ours.prompts, theirs.prompts)
-    return Share(ours.value - theirs.value, error, int(ours.total.sum()), prompts)
+    return Share(ours.value - theirs.value, error, int(ours.total.sum()), prompts, bounded=False)
 
 
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:

@@ -155,7 +155,7 @@ def _against(one: Slice) -> str:
     if one.rest is None or one.p_adjusted is None:
         return accuracy + "."
     return (
-        f"{accuracy}, against {_percent(one.rest)} ({one.against}); p = {one.p_adjusted:.2g} after Benjamini-Hochberg."
+        f"{accuracy}, against {_percent(one.rest)} ({one.against}); {p_value(one.p_adjusted)} after Benjamini-Hochberg."
     )
 
 
@@ -175,7 +175,7 @@ def _labeler(one: LabelerReport, rows: int | None) -> Finding:
             abs(one.longer.value - one.longer_of_others.value),
             f"Labeler {one.name!r} prefers the {taste} response, whatever the others see in it.",
             f"Prefers the longer one in {_percent(one.longer)} of pairs, the others in "
-            f"{_percent(one.longer_of_others)}; p = {one.p or 0:.2g}.{trained}",
+            f"{_percent(one.longer_of_others)}; {p_value(one.p)}.{trained}",
             "Ask whether the instructions say so; if not, leave the rows out or train again without them and compare.",
         )
     agreed, usual, who = one.others, one.among_others, "other labelers"
@@ -190,7 +190,7 @@ def _labeler(one: LabelerReport, rows: int | None) -> Finding:
         (usual.value if usual else 1.0) - agreed.value,
         f"Labeler {one.name!r} ranks like dice.",
         f"{evidence}; the reward model agrees on {_percent(one.model)}; length does not explain it; "
-        f"p = {one.p or 0:.2g}.{trained}",
+        f"{p_value(one.p)}.{trained}",
         "Leave the rows out of training and validation; have some of them ranked again to be sure.",
     )
 
@@ -280,6 +280,11 @@ def of_parting(parting: Parting | None, where: str) -> list[Finding]:
             f"Stop near KL {parting.kl:.2f} (model.init_args.kl.budget), or train the reward model on newer outputs.",
         )
     ]
+
+
+def p_value(p: float | None) -> str:
+    """E.g. "p = 0.012" or "p < 0.0001"."""
+    return "" if p is None else "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
 
 
 def _percent(share: Share) -> str:

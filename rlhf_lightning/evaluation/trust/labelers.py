@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from rlhf_lightning.evaluation.trust.clustered import Share, Tally, benjamini_hochberg, difference, tally
+from rlhf_lightning.evaluation.trust.clustered import Share, Tally, benjamini_hochberg, difference, per_prompt, tally
 from rlhf_lightning.evaluation.trust.pairs import Floats, PairTable
 from rlhf_lightning.evaluation.trust.slices import SliceSettings
 
@@ -75,8 +75,7 @@ class Votes:
         return self._tally((up * (up - 1) + down * (down - 1)) / 2, both * (both - 1) / 2)
 
     def _tally(self, alike: Floats, total: Floats) -> Tally:
-        sums = [np.bincount(self.prompt, weights=w, minlength=self.num_prompts) for w in (alike, total)]
-        return Tally(sums[0], sums[1])
+        return Tally(*(per_prompt(w, self.prompt, self.num_prompts) for w in (alike, total)))
 
 
 def describe_labelers(table: PairTable, settings: SliceSettings) -> list[LabelerReport]:

@@ -47,14 +47,15 @@ def length_bias(table: PairTable) -> LengthBias | None:
     deviation = float(np.sqrt((pairs.gap**2).mean()))
     gap = pairs.gap / deviation
     return LengthBias(
-        *(_accuracy(pairs.where(side), n) for side in (longer, ~longer)),
-        model.share(),
-        labelers.share(),
-        difference(model, labelers),
-        logistic_slope(np.where(pairs.right, gap, -gap), pairs.prompt),
-        logistic_slope(gap, pairs.prompt),
-        partial_slope(pairs.margin, gap, pairs.prompt),
-        deviation,
+        accuracy_longer_preferred=_accuracy(pairs.where(longer), n),
+        accuracy_shorter_preferred=_accuracy(pairs.where(~longer), n),
+        model_longer=model.share(),
+        labelers_longer=labelers.share(),
+        excess=difference(model, labelers),
+        model_slope=logistic_slope(np.where(pairs.right, gap, -gap), pairs.prompt),
+        labelers_slope=logistic_slope(gap, pairs.prompt),
+        score_per_length=partial_slope(pairs.margin, gap, pairs.prompt),
+        gap_deviation=deviation,
     )
 
 

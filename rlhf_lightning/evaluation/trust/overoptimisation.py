@@ -1,4 +1,4 @@
-"""Proxy and gold score against KL, over models or best-of-n, and where they part (Gao et al. 2022, arXiv 2210.10760)."""
+"""Proxy and gold score against KL, and where they part (Gao et al. 2022, arXiv 2210.10760)."""
 
 from __future__ import annotations
 
@@ -149,4 +149,4 @@ def _expected(by: Floats, of: Floats, n: int) -> Floats:
 def _mean(values: Floats) -> Share:
     n = len(values)
     error = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
-    return Share(float(values.mean()), error, n, n)
+    return Share(float(values.mean()), error, n, n, bounded=False)

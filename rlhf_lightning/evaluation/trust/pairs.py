@@ -60,7 +60,7 @@ class PairTable:
         column = self.labels[name]
         if name in FLAGS:
             return np.fromiter((value in flags for flags in column), bool, len(column))
-        return np.fromiter((v == value for v in column), bool, len(column))
+        return np.asarray(column == value, dtype=bool)
 
     def values(self, name: str) -> list[str]:
         """What occurs in a column, sorted."""
@@ -94,18 +94,16 @@ def pair_table(rankings: Sequence[Ranking], scores: Sequence[Sequence[float]] | 
                 continue
             a, b = (i, j) if ranking.ranks[i] < ranking.ranks[j] else (j, i)
             better, worse = ranking.responses[a], ranking.responses[b]
-            key = keys.setdefault((prompt, *sorted((better, worse))), len(keys))
+            key = keys.setdefault((prompt, min(better, worse), max(better, worse)), len(keys))
             gap = len(better) - len(worse)
             lines.append((own[a] - own[b], gap, prompt, number, key, 1 if better < worse else -1))
             pair = about | {"worse_flags": response_flags[b], "better_flags": response_flags[a]}
             for name, column in labels.items():
                 column.append(pair[name])
-    columns = list(zip(*lines, strict=True)) or [()] * 6
-    return PairTable(
-        *(np.array(c, dtype=float) for c in columns[:2]),
-        *(np.array(c, dtype=np.int64) for c in columns[2:]),
-        labels={name: _objects(column) for name, column in labels.items()},
-    )
+    margins, gaps, *numbers = zip(*lines, strict=True) if lines else [()] * 6
+    whole = [np.array(column, dtype=np.int64) for column in numbers]
+    objects = {name: _objects(column) for name, column in labels.items()}
+    return PairTable(np.array(margins, dtype=float), np.array(gaps, dtype=float), *whole, labels=objects)
 
 
 def _about(ranking: Ranking) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from rlhf_lightning.bounds import check_number
 from rlhf_lightning.evaluation.trust.clustered import Share, benjamini_hochberg, difference, tally
 from rlhf_lightning.evaluation.trust.pairs import FLAGS, Floats, Mask, PairTable
 
+CONTENT = ("category", "language", "source", *FLAGS, "category x flags", "category x worse_flags")
+"""Dimensions of what was asked and answered."""
+DESCRIBED = ("better_flags",)
+"""Not judged: where the flagged response won the label is often the mistake."""
 STARVED = 0.1
 """A slice with less than this share of the training prompts it would have if training were like the held-out pairs."""
 EXPECTED_PROMPTS = 10
@@ -160,7 +164,7 @@ def _enough(table: PairTable, mask: Mask, settings: SliceSettings) -> bool:
 def _describe(table: PairTable, mask: Mask, rest: Mask, against: str, one: Slice, settings: SliceSettings) -> Slice:
     n = int(table.prompt.max()) + 1
     one = replace(one, accuracy=_share(table, mask, n))
-    if not (settings.enough(one.accuracy) and _enough(table, rest, settings)):
+    if one.dimension in DESCRIBED or not (settings.enough(one.accuracy) and _enough(table, rest, settings)):
         return one
     mine, others = (tally(table.right[m], table.prompt[m], n) for m in (mask, rest))
     lower = difference(mine, others)
@@ -179,9 +183,3 @@ def _with_training(
     meant = any(name.startswith("labeler") for name in names)
     starved = not meant and expected >= EXPECTED_PROMPTS and has < STARVED * expected
     return replace(one, train_rows=len(np.unique(training.row[found])), train_pairs=int(found.sum()), starved=starved)
-
-
-CONTENT = ("category", "language", "source", *FLAGS, "category x flags", "category x worse_flags")
-"""Dimensions of what was asked and answered."""
-PEOPLE = ("labeler", "labeler_group")
-"""Dimensions of who ranked."""
