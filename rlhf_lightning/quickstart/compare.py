@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.artefacts import open_source
+from rlhf_lightning.data.agreement import Judgements, labeler_agreement
 from rlhf_lightning.data.kinds import PromptLike
 from rlhf_lightning.evaluation.intervals import Interval, mean_interval
 from rlhf_lightning.evaluation.respond import Panel, Response
 from rlhf_lightning.quickstart.gold import gold_score
-from rlhf_lightning.quickstart.labelers import pairwise_agreement
 from rlhf_lightning.quickstart.make_data import read_rows
 from rlhf_lightning.rollouts.settings import SamplingSettings
 
@@ -122,7 +122,7 @@ def _samples(judged: dict[str, Judged], count: int = 3) -> list[dict[str, str]]:
     return [{"prompt": rows[i]["prompt"]} | {n: judged[n].rounds[0][i].text for n in MODELS} for i in picked]
 
 
-def reward_model_quality(panel: Panel, rankings: list[dict[str, Any]]) -> dict[str, float]:
+def reward_model_quality(panel: Panel, rankings: list[dict[str, Any]]) -> dict[str, float | None]:
     """Pair accuracy against every labeler's ranking, beside what length alone and other labelers achieve.
 
     Pairs that a labeler left tied do not count. Length is in characters.
@@ -144,20 +144,15 @@ def reward_model_quality(panel: Panel, rankings: list[dict[str, Any]]) -> dict[s
     return {
         "pair_accuracy": right / total,
         "length_baseline": longer / total,
-        "labeler_agreement": labeler_agreement(rankings),
+        "labeler_agreement": agreement_of(rankings),
         "pairs": total,
     }
 
 
-def labeler_agreement(rankings: list[dict[str, Any]]) -> float:
-    """How often two labelers order a pair alike, over pairs that both decided."""
-    by_prompt: dict[str, list[dict[str, Any]]] = {}
+def agreement_of(rankings: list[dict[str, Any]]) -> float | None:
+    """How often two labelers order a pair alike, over pairs that both decided; None without any."""
+    judgements = Judgements()
     for row in rankings:
-        by_prompt.setdefault(row["prompt"], []).append(row)
-    rates = [
-        rate
-        for rows in by_prompt.values()
-        for a, b in combinations(rows, 2)
-        if (rate := pairwise_agreement(a["ranks"], b["ranks"])) is not None
-    ]
-    return sum(rates) / len(rates)
+        judgements.add(row["prompt"], row["responses"], row["ranks"], row["labeler"])
+    found = labeler_agreement(judgements, resamples=0)
+    return found.overall.without_ties.value if found else None

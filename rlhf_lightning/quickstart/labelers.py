@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from random import Random
 
 from rlhf_lightning.quickstart.gold import Assessment, Check, assess, topic_of
@@ -82,15 +81,3 @@ def rank(labeler: Labeler, check: Check, responses: Sequence[tuple[str, bool]], 
             current, best_of_rank = current + 1, felt[i]
         ranks[i] = current
     return ranks
-
-
-def pairwise_agreement(ranks_a: Sequence[int], ranks_b: Sequence[int]) -> float | None:
-    """Share of pairs that two labelers order alike, among those that neither left tied; None without any.
-
-    Args:
-        ranks_a: Ranks of the same responses, [K].
-        ranks_b: By somebody else, [K].
-    """
-    pairs = combinations(zip(ranks_a, ranks_b, strict=True), 2)
-    decided = [(a < c) == (b < d) for (a, b), (c, d) in pairs if a != c and b != d]
-    return sum(decided) / len(decided) if decided else None

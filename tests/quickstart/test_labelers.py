@@ -4,8 +4,9 @@ from random import Random
 import pytest
 from candidate_sets import candidates
 
+from rlhf_lightning.data.agreement import pairwise_agreement
 from rlhf_lightning.quickstart.gold import gold_score
-from rlhf_lightning.quickstart.labelers import LABELERS, Labeler, pairwise_agreement, rank
+from rlhf_lightning.quickstart.labelers import LABELERS, Labeler, rank
 from rlhf_lightning.quickstart.rows import Row, prompt_rows, ranking_rows
 
 BEES = {"family": "lowercase", "topic": "bees", "params": {}, "seen": True}
@@ -98,15 +99,3 @@ def test_a_taste_shows() -> None:
     thorough = Labeler("thorough", "none", detail=1.0, noise=0.0, error=0.0)
     assert rank(brief, BEES, [short, long], Random(0)) == [1, 2]
     assert rank(thorough, BEES, [short, long], Random(0)) == [2, 1]
-
-
-def test_pairwise_agreement_counts_pairs_that_both_decided() -> None:
-    assert pairwise_agreement([1, 2, 3], [1, 2, 3]) == 1.0
-    assert pairwise_agreement([1, 2, 3], [3, 2, 1]) == 0.0
-    assert pairwise_agreement([1, 2, 3], [1, 3, 2]) == pytest.approx(2 / 3)
-    assert pairwise_agreement([1, 1, 2], [1, 2, 3]) == 1.0
-    assert pairwise_agreement([1, 1, 2], [2, 1, 1]) == 0.0
-    assert pairwise_agreement([1, 2, 3], [1, 1, 2]) == 1.0
-    assert pairwise_agreement([1, 1], [1, 2]) is None
-    with pytest.raises(ValueError, match=r"shorter|longer"):
-        pairwise_agreement([1, 2], [1, 2, 3])

@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_lightning.evaluation.intervals import mean_interval, win_rate
 from rlhf_lightning.quickstart import run
-from rlhf_lightning.quickstart.compare import build_panel, compare, labeler_agreement
+from rlhf_lightning.quickstart.compare import agreement_of, build_panel, compare
 from rlhf_lightning.quickstart.make_data import read_rows, write_prompts, write_rankings
 from rlhf_lightning.quickstart.report import write_report
 from tests.conftest import TinyRuns
@@ -67,7 +67,9 @@ def test_shipped_rankings_answer_the_shipped_prompts() -> None:
         rows = read_rows(data / f"{name.replace('ranking_prompts', 'rankings')}.jsonl")
         assert {row["prompt"] for row in rows} <= prompts
         assert all(2 <= len(row["responses"]) <= 9 for row in rows)
-    assert 0.7 < labeler_agreement(read_rows(data / "rankings_heldout.jsonl")) < 0.9
+    agreement = agreement_of(read_rows(data / "rankings_heldout.jsonl"))
+    assert agreement is not None
+    assert 0.7 < agreement < 0.9
 
 
 def test_finished_stages_are_skipped(tiny: TinyRuns, capsys: pytest.CaptureFixture[str]) -> None:
