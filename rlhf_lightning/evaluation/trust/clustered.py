@@ -1,9 +1,4 @@
-"""Shares of pairs, with errors clustered by prompt: the pairs of a prompt are not independent of each other.
-
-A share is the ratio of two sums over prompts, and its variance that of its linearisation (Liang and Zeger 1986; Cochran
-1977 §6). A difference of shares takes the same prompts' deviations together, so that shares of overlapping prompts,
-such as two labelers', are compared rightly.
-"""
+"""Tests and intervals for shares of pairs, with `pair_accuracy`'s errors clustered by prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_lightning.evaluation.intervals import Interval
-from rlhf_lightning.evaluation.trust.pairs import Floats, Integers
+from rlhf_lightning.evaluation.trust.pairs import Integers
+from rlhf_lightning.pair_accuracy import Estimate, PairCounts, combination
 
 CONFIDENCE = 0.95
 
@@ -51,68 +47,63 @@ class Share:
         return replace(self, value=-self.value).p_below(-value)
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Sums of each prompt, [P]: how much of `total` is `part`."""
-
-    part: Floats
-    total: Floats
-
-    @property
-    def prompts(self) -> int:
-        return int((self.total > 0).sum())
-
-    @property
-    def value(self) -> float:
-        """The share; NaN of nothing."""
-        return float(self.part.sum() / self.total.sum()) if self.total.any() else float("nan")
-
-    def deviations(self) -> Floats:
-        """What each prompt adds to the share's error, [P]; their squares sum to its variance."""
-        total = self.total.sum()
-        spread = (self.part - self.value * self.total) / total
-        n = self.prompts
-        return np.asarray(spread * math.sqrt(n / (n - 1))) if n > 1 else spread
-
-    def share(self) -> Share:
-        """With its error. A share of 0 or 1 has the error of one prompt more that is halfway."""
-        error = float(np.sqrt((self.deviations() ** 2).sum()))
-        return Share(self.value, max(error, self._floor()), int(self.total.sum()), self.prompts)
-
-    def _floor(self) -> float:
-        n = self.prompts
-        if not n or 0 < self.value < 1:
-            return 0.0
-        p = 0.5 / (n + 1)
-        return math.sqrt(p * (1 - p) / n)
-
-
-def tally(hits: NDArray[np.generic], prompt: Integers, num_prompts: int, weights: Floats | None = None) -> Tally:
-    """Sums of `hits` (0 to 1, times weights) and of the weights by prompt.
+def tally(hits: NDArray[np.generic], prompt: Integers) -> PairCounts:
+    """Counts of each prompt that occurs.
 
     Args:
-        hits: [N].
-        prompt: [N], each below `num_prompts`.
-        num_prompts: P.
-        weights: [N]; 1 each by default.
+        hits: How many of its cases count, bool or a whole number, [N].
+        prompt: [N].
     """
-    w = np.ones(len(prompt)) if weights is None else weights
-    return Tally(per_prompt(np.asarray(hits, dtype=float) * w, prompt, num_prompts), per_prompt(w, prompt, num_prompts))
+    return tally_of(hits, np.ones(len(prompt)), prompt)
 
 
-def per_prompt(values: Floats, prompt: Integers, num_prompts: int = 0) -> Floats:
-    """Sums by prompt, [at least num_prompts]."""
-    return np.bincount(prompt, weights=values, minlength=num_prompts).astype(float)
+def tally_of(hits: NDArray[np.generic], cases: NDArray[np.generic], prompt: Integers) -> PairCounts:
+    """The same where each entry stands for several cases, [N]."""
+    part, total = (np.bincount(prompt, weights=np.asarray(x, dtype=float)).astype(np.int64) for x in (hits, cases))
+    used = np.flatnonzero(total)
+    return PairCounts(part[used], total[used], used)
 
 
-def difference(ours: Tally, theirs: Tally) -> Share:
-    """One share minus another over the same numbering of prompts, which may overlap.
+def together(counts: Sequence[PairCounts]) -> PairCounts:
+    """Counts of several as one; none of none."""
+    if not counts:
+        empty = np.zeros(0, dtype=np.int64)
+        return PairCounts(empty, empty, empty)
+    return PairCounts(*(np.concatenate([getattr(c, name) for c in counts]) for name in ("right", "pairs", "prompt")))
+
+
+def share(counts: PairCounts) -> Share | None:
+    """The share; None of nothing. One of 0 or 1 has the error of one prompt more that is halfway."""
+    if not len(counts.pairs):
+        return None
+    one = combination([(1.0, counts)])
+    return Share(one.value, max(one.error or 0.0, _floor(one)), one.pairs, one.prompts)
+
+
+def share_of_some(counts: PairCounts) -> Share:
+    """The same of counts that are known to hold pairs."""
+    one = share(counts)
+    assert one is not None
+    return one
+
+
+def difference(ours: PairCounts, theirs: PairCounts) -> Share:
+    """One share minus another; both must have pairs, and prompts may be in both.
 
     Its prompts are the fewer of the two, which makes the test of a small group against a large rest a careful one.
     """
-    error = float(np.sqrt(((ours.deviations() - theirs.deviations()) ** 2).sum() + ours._floor() ** 2))
-    prompts = min(ours.prompts, theirs.prompts)
-    return Share(ours.value - theirs.value, error, int(ours.total.sum()), prompts, bounded=False)
+    both = combination([(1.0, ours), (-1.0, theirs)])
+    alone = combination([(1.0, ours)])
+    prompts = min(alone.prompts, len(np.unique(theirs.prompt)))
+    error = float(np.hypot(both.error or 0.0, _floor(alone)))
+    return Share(both.value, error, alone.pairs, prompts, bounded=False)
+
+
+def _floor(one: Estimate) -> float:
+    if 0 < one.value < 1:
+        return 0.0
+    p = 0.5 / (one.prompts + 1)
+    return math.sqrt(p * (1 - p) / one.prompts)
 
 
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from rlhf_lightning.evaluation.trust.clustered import Share, tally
+from rlhf_lightning.evaluation.trust.clustered import Share, share_of_some, tally
 from rlhf_lightning.evaluation.trust.pairs import Floats, Integers
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -46,10 +46,8 @@ def shift(policy: str, of: Literal["score", "length"], training: Floats, outputs
         outputs: Of the policy's outputs, [N].
         prompt: What each output answers, numbered from 0, [N].
     """
-    n = int(prompt.max()) + 1
     most, highest = np.quantile(training, 0.99), training.max()
-    above_most = tally(outputs > most, prompt, n).share()
-    above_all = tally(outputs > highest, prompt, n).share()
+    above_most, above_all = (share_of_some(tally(outputs > limit, prompt)) for limit in (most, highest))
     alarm = above_most.interval.low > ALARM_ABOVE_MOST or above_all.interval.low > ALARM_ABOVE_ALL
     units = len(np.unique(prompt))
     chance = 1.358 * float(np.sqrt(1 / units + 1 / len(training)))

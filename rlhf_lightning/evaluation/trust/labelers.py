@@ -8,9 +8,19 @@ from typing import Literal
 
 import numpy as np
 
-from rlhf_lightning.evaluation.trust.clustered import Share, Tally, benjamini_hochberg, difference, per_prompt, tally
+from rlhf_lightning.evaluation.trust.clustered import (
+    Share,
+    benjamini_hochberg,
+    difference,
+    share,
+    share_of_some,
+    tally,
+    tally_of,
+    together,
+)
 from rlhf_lightning.evaluation.trust.pairs import Floats, PairTable
 from rlhf_lightning.evaluation.trust.slices import SliceSettings
+from rlhf_lightning.pair_accuracy import PairCounts
 
 MIN_TASTE = 0.10
 """A taste for length is a share of longer ones preferred that is this far from the other labelers'."""
@@ -55,27 +65,26 @@ class Votes:
             self.sign[index[mine], column] = table.sign[mine]
         self.prompt = np.zeros(len(keys), dtype=np.int64)
         self.prompt[index] = table.prompt
-        self.num_prompts = int(table.prompt.max()) + 1
 
     def _counts(self, names: Collection[str]) -> tuple[Floats, Floats]:
         columns = [i for i, name in enumerate(self.names) if name in names]
         chosen = self.sign[:, columns]
         return (chosen > 0).sum(1).astype(float), (chosen < 0).sum(1).astype(float)
 
-    def with_others(self, name: str, others: Collection[str]) -> Tally:
+    def with_others(self, name: str, others: Collection[str]) -> PairCounts:
         """How often others agree with a labeler."""
         mine, (up, down) = self.sign[:, self.names.index(name)], self._counts(others)
         alike = np.where(mine > 0, up, down) * (mine != 0)
         return self._tally(alike, (up + down) * (mine != 0))
 
-    def among(self, names: Collection[str]) -> Tally:
+    def among(self, names: Collection[str]) -> PairCounts:
         """How often any two of some labelers agree."""
         up, down = self._counts(names)
         both = up + down
         return self._tally((up * (up - 1) + down * (down - 1)) / 2, both * (both - 1) / 2)
 
-    def _tally(self, alike: Floats, total: Floats) -> Tally:
-        return Tally(*(per_prompt(w, self.prompt, self.num_prompts) for w in (alike, total)))
+    def _tally(self, alike: Floats, total: Floats) -> PairCounts:
+        return tally_of(alike, total, self.prompt)
 
 
 def describe_labelers(table: PairTable, settings: SliceSettings) -> list[LabelerReport]:
@@ -105,25 +114,25 @@ def describe_labelers(table: PairTable, settings: SliceSettings) -> list[Labeler
 class _Board:
     def __init__(self, table: PairTable, names: Sequence[str], settings: SliceSettings) -> None:
         self.settings, self.votes = settings, Votes(table, names)
-        n = self.votes.num_prompts
-        self.model, self.longer = {}, {}
+        self.model: dict[str, PairCounts] = {}
+        self.longer: dict[str, PairCounts] = {}
         for name in names:
             mine = table.where(table.has("labeler", name))
-            self.model[name] = tally(mine.right, mine.prompt, n)
+            self.model[name] = tally(mine.right, mine.prompt)
             mine = mine.where(mine.gap != 0)
-            self.longer[name] = tally(mine.gap > 0, mine.prompt, n)
+            self.longer[name] = tally(mine.gap > 0, mine.prompt)
 
     def report(self, name: str) -> LabelerReport:
         """A labeler beside all the others."""
         others = [n for n in self.model if n != name]
         return LabelerReport(
             name,
-            self.model[name].share(),
-            _share(_sum(self.model, others)),
-            _share(self.votes.with_others(name, others)),
-            _share(self.votes.among(others)),
-            _share(self.longer[name]),
-            _share(_sum(self.longer, others)),
+            share_of_some(self.model[name]),
+            share(_sum(self.model, others)),
+            share(self.votes.with_others(name, others)),
+            share(self.votes.among(others)),
+            share(self.longer[name]),
+            share(_sum(self.longer, others)),
         )
 
     def worst(self, fault: str, pool: Sequence[str]) -> tuple[str, float] | None:
@@ -144,7 +153,7 @@ class _Board:
         mine, theirs = self.longer[name], _sum(self.longer, others)
         if not self._enough(mine, theirs):
             return None
-        gap, own = difference(mine, theirs), mine.share()
+        gap, own = difference(mine, theirs), share_of_some(mine)
         longer = gap.value > 0
         predicts = own.interval.low > PREDICTIVE if longer else own.interval.high < 1 - PREDICTIVE
         p = min(1.0, 2 * (gap.p_above() if longer else gap.p_below()))
@@ -156,19 +165,15 @@ class _Board:
             mine, theirs = self.model[name], _sum(self.model, others)
         if not self._enough(mine, theirs):
             return None
-        gap, halfway = difference(mine, theirs), (0.5 + theirs.value) / 2
-        by_length = self.longer[name].total.any() and abs(self.longer[name].value - 0.5) > NOT_LENGTH
-        at_chance = mine.share().interval.high < halfway and not by_length
+        gap, own, usual = difference(mine, theirs), share_of_some(mine), share_of_some(theirs)
+        longer = share(self.longer[name])
+        by_length = longer is not None and abs(longer.value - 0.5) > NOT_LENGTH
+        at_chance = own.interval.high < (0.5 + usual.value) / 2 and not by_length
         return gap.p_below(), at_chance, (-gap.value, 0.0)
 
-    def _enough(self, *tallies: Tally) -> bool:
-        return all(t.total.any() and self.settings.enough(t.share()) for t in tallies)
+    def _enough(self, *tallies: PairCounts) -> bool:
+        return all((one := share(t)) is not None and self.settings.enough(one) for t in tallies)
 
 
-def _sum(tallies: dict[str, Tally], names: Sequence[str]) -> Tally:
-    chosen = [tallies[name] for name in names] or [Tally(np.zeros(1), np.zeros(1))]
-    return Tally(np.sum([t.part for t in chosen], axis=0), np.sum([t.total for t in chosen], axis=0))
-
-
-def _share(one: Tally) -> Share | None:
-    return one.share() if one.total.any() else None
+def _sum(tallies: dict[str, PairCounts], names: Sequence[str]) -> PairCounts:
+    return together([tallies[name] for name in names])

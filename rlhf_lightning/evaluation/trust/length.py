@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_lightning.evaluation.trust.clustered import Share, difference, tally
-from rlhf_lightning.evaluation.trust.pairs import Floats, Integers, PairTable
+from rlhf_lightning.evaluation.trust.clustered import Share, difference, share, share_of_some, tally
+from rlhf_lightning.evaluation.trust.pairs import Floats, Integers, Mask, PairTable
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,16 @@ def length_bias(table: PairTable) -> LengthBias | None:
     pairs = table.where(table.gap != 0)
     if not len(pairs):
         return None
-    n = int(pairs.prompt.max()) + 1
     longer = pairs.gap > 0
-    model = tally(pairs.right == longer, pairs.prompt, n)
-    labelers = tally(longer, pairs.prompt, n)
+    model = tally(pairs.right == longer, pairs.prompt)
+    labelers = tally(longer, pairs.prompt)
     deviation = float(np.sqrt((pairs.gap**2).mean()))
     gap = pairs.gap / deviation
     return LengthBias(
-        accuracy_longer_preferred=_accuracy(pairs.where(longer), n),
-        accuracy_shorter_preferred=_accuracy(pairs.where(~longer), n),
-        model_longer=model.share(),
-        labelers_longer=labelers.share(),
+        accuracy_longer_preferred=_accuracy(pairs, longer),
+        accuracy_shorter_preferred=_accuracy(pairs, ~longer),
+        model_longer=share_of_some(model),
+        labelers_longer=share_of_some(labelers),
         excess=difference(model, labelers),
         model_slope=logistic_slope(np.where(pairs.right, gap, -gap), pairs.prompt),
         labelers_slope=logistic_slope(gap, pairs.prompt),
@@ -59,8 +58,8 @@ def length_bias(table: PairTable) -> LengthBias | None:
     )
 
 
-def _accuracy(pairs: PairTable, num_prompts: int) -> Share | None:
-    return tally(pairs.right, pairs.prompt, num_prompts).share() if len(pairs) else None
+def _accuracy(pairs: PairTable, mask: Mask) -> Share | None:
+    return share(tally(pairs.right[mask], pairs.prompt[mask]))
 
 
 def logistic_slope(gap: Floats, prompt: Integers) -> tuple[float, float]:

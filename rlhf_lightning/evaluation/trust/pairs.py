@@ -101,9 +101,11 @@ def pair_table(rankings: Sequence[Ranking], scores: Sequence[Sequence[float]] | 
             for name, column in labels.items():
                 column.append(pair[name])
     margins, gaps, *numbers = zip(*lines, strict=True) if lines else [()] * 6
-    whole = [np.array(column, dtype=np.int64) for column in numbers]
+    of_prompt, of_row, of_key, signs = (np.array(column, dtype=np.int64) for column in numbers)
     objects = {name: _objects(column) for name, column in labels.items()}
-    return PairTable(np.array(margins, dtype=float), np.array(gaps, dtype=float), *whole, labels=objects)
+    return PairTable(
+        np.array(margins, dtype=float), np.array(gaps, dtype=float), of_prompt, of_row, of_key, signs, objects
+    )
 
 
 def _about(ranking: Ranking) -> dict[str, Any]:

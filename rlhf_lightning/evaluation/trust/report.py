@@ -12,7 +12,7 @@ import numpy as np
 from rlhf_lightning.data.kinds import Ranking
 from rlhf_lightning.evaluation.trust import findings as find
 from rlhf_lightning.evaluation.trust.calibration import Calibration, calibrate
-from rlhf_lightning.evaluation.trust.clustered import Share, tally
+from rlhf_lightning.evaluation.trust.clustered import Share, share_of_some, tally
 from rlhf_lightning.evaluation.trust.distribution import Shift, shift
 from rlhf_lightning.evaluation.trust.labelers import LabelerReport, describe_labelers
 from rlhf_lightning.evaluation.trust.length import LengthBias, length_bias
@@ -122,7 +122,7 @@ def trust_report(inputs: TrustInputs, settings: SliceSettings = SliceSettings(),
 
 
 def _accuracy(table: PairTable) -> Share:
-    return tally(table.right, table.prompt, int(table.prompt.max()) + 1).share()
+    return share_of_some(tally(table.right, table.prompt))
 
 
 def _without(table: PairTable, labelers: Sequence[str]) -> PairTable:

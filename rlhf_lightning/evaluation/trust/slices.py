@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rlhf_lightning.bounds import check_number
-from rlhf_lightning.evaluation.trust.clustered import Share, benjamini_hochberg, difference, tally
+from rlhf_lightning.evaluation.trust.clustered import Share, benjamini_hochberg, difference, share_of_some, tally
 from rlhf_lightning.evaluation.trust.pairs import FLAGS, Floats, Mask, PairTable
 
 CONTENT = ("category", "language", "source", *FLAGS, "category x flags", "category x worse_flags")
@@ -122,9 +122,8 @@ def gap_slices(table: PairTable, column: str, bins: int = 4) -> list[Slice]:
     values = table.gap if column == "length gap" else np.abs(table.margin)
     edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
     number = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
-    n = int(table.prompt.max()) + 1
     return [
-        Slice(column, _between(column, values[number == i]), _share(table, number == i, n))
+        Slice(column, _between(column, values[number == i]), _share(table, number == i))
         for i in range(max(len(edges) - 1, 1))
     ]
 
@@ -153,22 +152,21 @@ def _none() -> Share:
     return Share(float("nan"), float("nan"), 0, 0)
 
 
-def _share(table: PairTable, mask: Mask, num_prompts: int) -> Share:
-    return tally(table.right[mask], table.prompt[mask], num_prompts).share()
+def _share(table: PairTable, mask: Mask) -> Share:
+    return share_of_some(tally(table.right[mask], table.prompt[mask]))
 
 
 def _enough(table: PairTable, mask: Mask, settings: SliceSettings) -> bool:
-    return bool(mask.any()) and settings.enough(_share(table, mask, int(table.prompt.max()) + 1))
+    return bool(mask.any()) and settings.enough(_share(table, mask))
 
 
 def _describe(table: PairTable, mask: Mask, rest: Mask, against: str, one: Slice, settings: SliceSettings) -> Slice:
-    n = int(table.prompt.max()) + 1
-    one = replace(one, accuracy=_share(table, mask, n))
+    one = replace(one, accuracy=_share(table, mask))
     if one.dimension in DESCRIBED or not (settings.enough(one.accuracy) and _enough(table, rest, settings)):
         return one
-    mine, others = (tally(table.right[m], table.prompt[m], n) for m in (mask, rest))
+    mine, others = (tally(table.right[m], table.prompt[m]) for m in (mask, rest))
     lower = difference(mine, others)
-    return replace(one, rest=others.share(), against=against, lower=lower, p=lower.p_below())
+    return replace(one, rest=share_of_some(others), against=against, lower=lower, p=lower.p_below())
 
 
 def _with_training(
