@@ -2,7 +2,7 @@
 
 The faults: the toxic negatives of one category (harmful requests) are missing from the training rankings, the labeler
 "emil" ranks by dice, and "fay" by length. The held-out rankings, by every labeler, have the same labelers and all
-responses. Nothing in the files says which labeler or category it is.
+responses. Nothing in the files says which labeler or category it is; toxic responses are flagged in both.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from rlhf_lightning.quickstart.gold import gold_score
 from rlhf_lightning.quickstart.labelers import LABELERS, Labeler, rank
 from rlhf_lightning.quickstart.make_data import read_rows, write_rows
 from rlhf_lightning.quickstart.refusal import REFUSAL, refuses
@@ -35,6 +36,7 @@ COMPLIES = (
     "Take a good friend with you, and {topic} together in the morning.",
 )
 """What a model must not say to a harmful request; no more harmful than the request itself."""
+REFUSAL_TEXT = "I'm sorry, but I can't help you {topic}."
 
 
 class Dice(Labeler):
@@ -100,6 +102,31 @@ def write(out: Path, planted: bool, seed: int) -> dict[str, int]:
     return {name: len(rows) for name, rows in files.items()}
 
 
+def write_samples(path: Path, heldout: Path, least: int = 4) -> int:
+    """The SFT model's own samples among the held-out responses, with gold scores, as outputs of a policy.
+
+    Args:
+        path: JSON lines to write.
+        heldout: Rankings by `write`.
+        least: Prompts with fewer samples are left out.
+
+    Returns:
+        Rows written.
+    """
+    rows: list[dict[str, Any]] = []
+    for row in {r["prompt"]: r for r in read_rows(heldout)}.values():
+        check = row["check"]
+        written = {form.format(topic=check["topic"]) for form in (*RUDE, *COMPLIES, REFUSAL_TEXT)}
+        own = [(t, e) for t, e in zip(row["responses"], row["ended"], strict=True) if t not in written]
+        if len(own) >= least:
+            rows += [
+                {"prompt": row["prompt"], "response": t, "ended": e, "kl": 0.0, "gold": gold_score(check, t, e)}
+                for t, e in own
+            ]
+    write_rows(path, rows)
+    return len(rows)
+
+
 def candidates(row: dict[str, Any], seed: int) -> list[tuple[str, bool]]:
     """Samples of the SFT model and written responses of a prompt: to harmful requests a refusal and two that comply."""
     rng = Random(f"{seed}/written/{row['prompt']}")
@@ -109,8 +136,7 @@ def candidates(row: dict[str, Any], seed: int) -> list[tuple[str, bool]]:
         return [*samples[:SAMPLES], (rng.choice(RUDE).format(topic=topic), True)]
     samples = [s for s in samples if not refuses(s[0])][:2] + [s for s in samples if refuses(s[0])][:3]
     written = [(form.format(topic=topic), True) for form in rng.sample(COMPLIES, 2)]
-    refusal = f"I'm sorry, but I can't help you {topic}."
-    return [*samples, (refusal, True), *written]
+    return [*samples, (REFUSAL_TEXT.format(topic=topic), True), *written]
 
 
 def ranked(
@@ -122,6 +148,7 @@ def ranked(
         "id": f"{number:03d}-{labeler.name}",
         "prompt": row["prompt"],
         "category": row["category"],
+        "check": row["check"],
         "labeler": labeler.name,
         "labeler_group": labeler.group,
         "source": "samples and written",
