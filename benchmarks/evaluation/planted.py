@@ -3,8 +3,8 @@
     python -m benchmarks.evaluation.planted --root checkpoints/planted --out benchmarks/evaluation/results
 
 Trains the quickstart's SFT model and two reward models through the command line, each resumed where it was cut off and
-skipped where it is finished, has the trust report written about both, and says whether the three faults are named by the
-first and by nothing else. 8 minutes on one core.
+skipped where it is finished, has the trust report written about both, and says whether the first names the three faults
+and nothing else of their kind, and the second none. 8 minutes on one core.
 """
 
 from __future__ import annotations
