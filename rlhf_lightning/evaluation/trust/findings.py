@@ -83,7 +83,7 @@ def of_slices(slices: Sequence[Slice], labelers: Sequence[LabelerReport]) -> lis
         if one.worse and not one.starved and not parts & explained:
             found.append(_weak(one))
             explained |= {one.value} if " x " not in one.value else set()
-        if one.starved and not one.worse and one.rest is not None:
+        if one.starved and not one.worse:
             found.append(_untrained(one))
     return found
 
@@ -108,9 +108,14 @@ def _untrained(one: Slice) -> Finding:
         f"{one.dimension}: {one.value}",
         3,
         0.0,
-        f"The reward model was hardly trained on {_name(one)}; it is not shown to be worse there.",
+        f"The reward model was hardly trained on {_name(one)}; "
+        + (
+            "it is not shown to be worse there." if one.rest else "there are too few held-out pairs to tell the effect."
+        ),
         f"{one.train_rows} training rankings with {one.train_pairs} such pairs; {_against(one)}",
-        "Watch it: what it gets right here it does by generalising.",
+        "Watch it: what it gets right here it does by generalising."
+        if one.rest
+        else "Hold out more of them, and add some to training.",
     )
 
 

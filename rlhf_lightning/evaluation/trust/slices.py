@@ -33,7 +33,7 @@ class SliceSettings:
     """
 
     min_pairs: int = 40
-    min_prompts: int = 10
+    min_prompts: int = 8
     false_discovery_rate: float = 0.05
     min_effect: float = 0.03
 
@@ -101,16 +101,17 @@ def describe_slices(
 
 
 def judge(slices: Sequence[Slice], settings: SliceSettings) -> list[Slice]:
-    """Adjust the p-values for the number of slices that were compared, and mark those that are worse."""
-    tested = [s for s in slices if s.p is not None]
-    adjusted = iter(benjamini_hochberg([s.p for s in tested if s.p is not None]))
-    judged = []
-    for one in slices:
-        if one.p is not None and one.lower is not None:
-            p = next(adjusted)
-            worse = p <= settings.false_discovery_rate and one.lower.value <= -settings.min_effect
-            one = replace(one, p_adjusted=p, worse=worse)
-        judged.append(one)
+    """Adjust the p-values for the number of slices that were compared, and mark those that are worse.
+
+    Starved slices are a family of their own: they are chosen by training counts, before any accuracy is looked at.
+    """
+    judged = list(slices)
+    for starved in (True, False):
+        family = [i for i, s in enumerate(slices) if s.p is not None and s.starved == starved]
+        for i, p in zip(family, benjamini_hochberg([slices[i].p or 0.0 for i in family]), strict=True):
+            lower = slices[i].lower
+            effect = lower is not None and lower.value <= -settings.min_effect
+            judged[i] = replace(slices[i], p_adjusted=p, worse=effect and p <= settings.false_discovery_rate)
     return judged
 
 
