@@ -21,6 +21,7 @@ from rlhf_lightning.fitting.identity import plain
 SECTIONS: dict[str, str] = {
     "outputs": "rlhf_lightning.evaluation.outputs",
     "preference": "rlhf_lightning.evaluation.preference",
+    "trust": "rlhf_lightning.evaluation.trust.section",
 }
 """Name of a section, in the order of computation, to its module, which has `SECTION`."""
 

@@ -9,6 +9,7 @@ from typing import Literal
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.judges import Judge
+from rlhf_lightning.evaluation.trust.settings import TrustSectionSettings
 from rlhf_lightning.rollouts.settings import SamplingSettings
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
@@ -86,6 +87,7 @@ class EvaluateSettings:
         samples_per_prompt: Responses of each model to each prompt.
         sampling: How every model answers.
         preference: How verdicts become win rates and ratings.
+        trust: How far a reward model can be trusted, on held-out rankings and on these models' answers; null for none.
         seed: Of the random numbers. A response depends on it, on the prompt and on the sample's number alone.
         out: Directory of everything that is written.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU where there is one.
@@ -112,6 +114,7 @@ class EvaluateSettings:
     samples_per_prompt: int = 1
     sampling: DecodingSettings = DecodingSettings()
     preference: PreferenceSettings = PreferenceSettings()
+    trust: TrustSectionSettings | None = None
     seed: int = 1
     out: str = "checkpoints/evaluation"
     device: str = "auto"

@@ -19,17 +19,20 @@ from rlhf_lightning.data.loading import load
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.trust.inputs import (
     Scored,
-    Scorer,
+    build_scorer,
+    check_texts,
     find_training,
     grouped,
     policy_outputs,
     read_generations,
     response_texts,
     sample_rankings,
+    score_texts,
 )
 from rlhf_lightning.evaluation.trust.markdown import markdown
 from rlhf_lightning.evaluation.trust.report import PolicyOutputs, TrustInputs, TrustReport, plain, trust_report
-from rlhf_lightning.evaluation.trust.slices import SliceSettings
+from rlhf_lightning.evaluation.trust.settings import SliceSettings
+from rlhf_lightning.ppo.reward_models import RewardReader
 
 PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "32-true": torch.float32}
 
@@ -109,14 +112,14 @@ def make_report(settings: TrustSettings) -> tuple[TrustReport, dict[str, Any]]:
         name: read_generations(name, files, f"generations.{name}", settings.proxy or "")
         for name, files in settings.generations.items()
     }
-    scorer = Scorer(
-        source, "reward", PRECISIONS[settings.precision], _device(settings.device), settings.micro_batch_tokens
-    )
+    reader, dtype, device = RewardReader(source, "reward"), PRECISIONS[settings.precision], _device(settings.device)
     wanted = sampled if given else []
     texts = {"rankings": response_texts(held_out.rows), "training": response_texts(wanted)}
     texts |= {f"generations.{name}": _unscored(*one) for name, one in given.items()}
-    scorer.check([text for part in texts.values() for text in part])
-    found = iter(scorer.scores([text for part in texts.values() for text in part]))
+    everything = [text for part in texts.values() for text in part]
+    check_texts(reader, everything)
+    with torch.autocast(device.split(":")[0], dtype, enabled=dtype != torch.float32):
+        found = iter(score_texts(build_scorer(reader, dtype, device, settings.micro_batch_tokens), everything))
     scores = {name: [next(found) for _ in part] for name, part in texts.items()}
     policies = [_with_proxy(name, *one, scores[f"generations.{name}"]) for name, one in given.items()]
     inputs = TrustInputs(

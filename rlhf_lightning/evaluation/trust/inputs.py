@@ -82,43 +82,43 @@ def sample_rankings(rows: Sequence[Ranking], responses: int, seed: int) -> list[
     return [rows[i] for i in sorted(kept)]
 
 
-class Scorer:
-    """Scores texts with a reward artefact, each once."""
+def check_texts(reader: RewardReader, texts: Sequence[Scored]) -> None:
+    """
+    Raises:
+        UserError: A text that the model cannot read.
+    """
+    for prompt, response, ended in dict.fromkeys(texts):
+        try:
+            reader.sequence(prompt, response, ended)
+        except RewardError as error:
+            raise UserError(f"{error} Or leave the row out.") from error
 
-    def __init__(self, source: Source, key: str, dtype: torch.dtype, device: str, micro_batch_tokens: int) -> None:
-        self._source, self._key = source, key
-        self._dtype, self._device, self._tokens = dtype, device, micro_batch_tokens
-        self._reader = RewardReader(source, key)
 
-    def check(self, texts: Sequence[Scored]) -> None:
-        """
-        Raises:
-            UserError: A text that the model cannot read.
-        """
-        for prompt, response, ended in dict.fromkeys(texts):
-            try:
-                self._reader.sequence(prompt, response, ended)
-            except RewardError as error:
-                raise UserError(f"{error} Or leave the row out.") from error
+def build_scorer(reader: RewardReader, dtype: torch.dtype, device: str, micro_batch_tokens: int) -> TextRewardModel:
+    """The reward model with its weights."""
+    model = TextRewardModel(reader, micro_batch_tokens)
+    model.build(LoraSettings(), dtype, False, None)
+    return model.to(device).eval()
 
-    def scores(self, texts: Sequence[Scored]) -> list[float]:
-        """One score for each text, [N]."""
-        model = TextRewardModel(self._reader, self._tokens)
-        model.build(LoraSettings(), self._dtype, False, None)
-        model.to(self._device).eval()
-        distinct = list(dict.fromkeys(texts))
-        autocast = torch.autocast(self._device.split(":")[0], self._dtype, enabled=self._dtype != torch.float32)
-        found: dict[Scored, float] = {}
-        with tqdm(total=len(distinct), desc="scoring", unit="response", leave=False) as bar, autocast:
-            for start in range(0, len(distinct), _AT_ONCE):
-                part = distinct[start : start + _AT_ONCE]
-                rows = [PromptRow(prompt) for prompt, _, _ in part]
-                values = model.score(rows, [r for _, r, _ in part], [e for _, _, e in part], bar.update)
-                found.update(zip(part, values, strict=True))
-        for (prompt, response, _), value in found.items():
-            if not math.isfinite(value):
-                raise UserError(f"{self._key}: scores {response[:60]!r} to {plain_text(prompt)[:60]!r} as {value}.")
-        return [found[text] for text in texts]
+
+def score_texts(model: TextRewardModel, texts: Sequence[Scored]) -> list[float]:
+    """One score for each text, [N]; equal ones are scored once.
+
+    Raises:
+        UserError: A score that is not finite.
+    """
+    distinct = list(dict.fromkeys(texts))
+    found: dict[Scored, float] = {}
+    with tqdm(total=len(distinct), desc="scoring", unit="response", leave=False) as bar:
+        for start in range(0, len(distinct), _AT_ONCE):
+            part = distinct[start : start + _AT_ONCE]
+            rows = [PromptRow(prompt) for prompt, _, _ in part]
+            values = model.score(rows, [r for _, r, _ in part], [e for _, _, e in part], bar.update)
+            found.update(zip(part, values, strict=True))
+    for (prompt, response, _), value in found.items():
+        if not math.isfinite(value):
+            raise UserError(f"{model.reader.key}: scores {response[:60]!r} to {plain_text(prompt)[:60]!r} as {value}.")
+    return [found[text] for text in texts]
 
 
 def grouped(values: Sequence[float], rows: Sequence[Ranking]) -> list[list[float]]:

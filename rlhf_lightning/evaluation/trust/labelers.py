@@ -19,7 +19,7 @@ from rlhf_lightning.evaluation.trust.clustered import (
     together,
 )
 from rlhf_lightning.evaluation.trust.pairs import Floats, PairTable
-from rlhf_lightning.evaluation.trust.slices import SliceSettings
+from rlhf_lightning.evaluation.trust.settings import SliceSettings
 from rlhf_lightning.pair_accuracy import PairCounts
 
 MIN_TASTE = 0.10
@@ -172,7 +172,7 @@ class _Board:
         return gap.p_below(), at_chance, (-gap.value, 0.0)
 
     def _enough(self, *tallies: PairCounts) -> bool:
-        return all((one := share(t)) is not None and self.settings.enough(one) for t in tallies)
+        return all((one := share(t)) is not None and self.settings.enough(one.pairs, one.prompts) for t in tallies)
 
 
 def _sum(tallies: dict[str, PairCounts], names: Sequence[str]) -> PairCounts:

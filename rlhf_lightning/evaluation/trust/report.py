@@ -18,10 +18,10 @@ from rlhf_lightning.evaluation.trust.labelers import LabelerReport, describe_lab
 from rlhf_lightning.evaluation.trust.length import LengthBias, length_bias
 from rlhf_lightning.evaluation.trust.overoptimisation import Optimised, Parting, Point, best_of_n, curve, parting
 from rlhf_lightning.evaluation.trust.pairs import LABELS, Floats, PairTable, pair_table
+from rlhf_lightning.evaluation.trust.settings import SliceSettings
 from rlhf_lightning.evaluation.trust.slices import (
     CONTENT,
     Slice,
-    SliceSettings,
     describe_slices,
     gap_slices,
     judge,

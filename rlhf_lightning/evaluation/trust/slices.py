@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlhf_lightning.bounds import check_number
 from rlhf_lightning.evaluation.trust.clustered import Share, benjamini_hochberg, difference, share_of_some, tally
 from rlhf_lightning.evaluation.trust.pairs import FLAGS, Floats, Mask, PairTable
+from rlhf_lightning.evaluation.trust.settings import SliceSettings
 
 CONTENT = ("category", "language", "source", *FLAGS, "category x flags", "category x worse_flags")
 """Dimensions of what was asked and answered."""
@@ -19,33 +19,6 @@ STARVED = 0.1
 """A slice with less than this share of the training prompts it would have if training were like the held-out pairs."""
 EXPECTED_PROMPTS = 10
 """Starvation is judged where so many training prompts are expected: of 10, less than one by chance is 1 in 20,000."""
-
-
-@dataclass(frozen=True)
-class SliceSettings:
-    """When a slice is judged.
-
-    Args:
-        min_pairs: Slices with fewer pairs are shown and not judged.
-        min_prompts: Slices with fewer prompts are shown and not judged; errors over fewer clusters mean little.
-        false_discovery_rate: Share of wrong flags among the flagged slices, by Benjamini and Hochberg.
-        min_effect: A significant difference smaller than this is not flagged either (points of accuracy, 0 to 1).
-    """
-
-    min_pairs: int = 40
-    min_prompts: int = 8
-    false_discovery_rate: float = 0.05
-    min_effect: float = 0.03
-
-    def __post_init__(self) -> None:
-        check_number("slices.min_pairs", self.min_pairs, at_least=1)
-        check_number("slices.min_prompts", self.min_prompts, at_least=2)
-        check_number("slices.false_discovery_rate", self.false_discovery_rate, at_least=0, at_most=1)
-        check_number("slices.min_effect", self.min_effect, at_least=0, at_most=1)
-
-    def enough(self, share: Share) -> bool:
-        """Whether there is enough to judge."""
-        return share.pairs >= self.min_pairs and share.prompts >= self.min_prompts
 
 
 @dataclass(frozen=True)
@@ -157,13 +130,17 @@ def _share(table: PairTable, mask: Mask) -> Share:
     return share_of_some(tally(table.right[mask], table.prompt[mask]))
 
 
+def _judged(share: Share, settings: SliceSettings) -> bool:
+    return settings.enough(share.pairs, share.prompts)
+
+
 def _enough(table: PairTable, mask: Mask, settings: SliceSettings) -> bool:
-    return bool(mask.any()) and settings.enough(_share(table, mask))
+    return bool(mask.any()) and _judged(_share(table, mask), settings)
 
 
 def _describe(table: PairTable, mask: Mask, rest: Mask, against: str, one: Slice, settings: SliceSettings) -> Slice:
     one = replace(one, accuracy=_share(table, mask))
-    if one.dimension in DESCRIBED or not (settings.enough(one.accuracy) and _enough(table, rest, settings)):
+    if one.dimension in DESCRIBED or not (_judged(one.accuracy, settings) and _enough(table, rest, settings)):
         return one
     mine, others = (tally(table.right[m], table.prompt[m]) for m in (mask, rest))
     lower = difference(mine, others)

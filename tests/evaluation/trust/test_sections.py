@@ -26,7 +26,8 @@ from rlhf_lightning.evaluation.trust.labelers import Votes, describe_labelers
 from rlhf_lightning.evaluation.trust.length import length_bias, logistic_slope
 from rlhf_lightning.evaluation.trust.overoptimisation import Optimised, best_of_n, best_of_n_kl, parting
 from rlhf_lightning.evaluation.trust.pairs import pair_table
-from rlhf_lightning.evaluation.trust.slices import SliceSettings, describe_slices, gap_slices, judge
+from rlhf_lightning.evaluation.trust.settings import SliceSettings
+from rlhf_lightning.evaluation.trust.slices import describe_slices, gap_slices, judge
 from tests.evaluation.trust.synthetic import World, make
 
 

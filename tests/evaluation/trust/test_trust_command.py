@@ -124,3 +124,18 @@ def test_a_number_that_is_none_is_an_error(
     file = jsonl([{"prompt": "Hi", "response": "Hay.", "kl": "much"}])
     assert run(tiny, tmp_path / "trust", "--rankings", RANKINGS, "--generations.ppo", file) != 0
     assert "line 1: `kl` is 'much'" in capsys.readouterr().err
+
+
+def test_a_section_of_an_evaluation(tiny: TinyRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [f"--models.{name}={tiny.root / name}" for name in ("sft", "ppo")]
+    common = ["evaluate", "--config", "configs/tiny/evaluate.yaml", "--limit", "6", "--samples_per_prompt", "4"]
+    common += [*models, "--models.base", "embedded:tiny", "--reward", str(tiny.root / "reward"), "--out", str(tmp_path)]
+    assert main([*common, "--trust.rankings", RANKINGS, "--trust.gold", "reward"]) == 0
+    result = json.loads((tmp_path / "results" / "trust.json").read_text())["result"]
+    assert result["reward"] == "reward"
+    assert result["training"]["rows"] == 24
+    assert {s["policy"] for s in result["distribution"]} == {"base", "sft", "ppo"}
+    assert result["overoptimisation"][0]["of"] == "policies"
+    assert len(result["overoptimisation"]) == 4
+    assert main([*common, "--trust.rankings", RANKINGS, "--trust.gold", "nobody"]) == 1
+    assert "trust.gold: 'nobody' is none of the judges" in capsys.readouterr().err
