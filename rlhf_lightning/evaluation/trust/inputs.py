@@ -54,7 +54,9 @@ def find_training(source: Source, given: str | list[str] | None, key: str) -> tu
         return None, f"the artefact's training files cannot be read any more ({error})"
     trained: Any = source.info.data.get("train", {}) if source.info else {}
     changed = loaded.fingerprint != trained.get("fingerprint") and not trained.get("skipped")
-    return loaded.rows, "from the artefact's stage.json" + (", but the files have CHANGED since" if changed else "")
+    return loaded.rows, "from the artefact's stage.json" + (
+        ", but they hold OTHER rows than it read (changed since, or read with a limit)" if changed else ""
+    )
 
 
 def ended_flags(row: Ranking) -> list[bool]:

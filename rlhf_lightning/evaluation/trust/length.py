@@ -36,8 +36,8 @@ class LengthBias:
 
 
 def length_bias(table: PairTable) -> LengthBias | None:
-    """Length bias; None where all pairs are of equal length."""
-    pairs = table.where(table.gap != 0)
+    """Length bias; None where all pairs are of equal length or equal score."""
+    pairs = table.where((table.gap != 0) & (table.margin != 0))
     if not len(pairs):
         return None
     longer = pairs.gap > 0

@@ -214,7 +214,7 @@ def _left_out(inputs: TrustInputs, report: TrustReport, table: PairTable) -> dic
     if not inputs.training:
         reasons["training counts"] = "the training rankings are not known"
     if report.length is None:
-        reasons["length"] = "all responses are of equal length"
+        reasons["length"] = "all pairs are of equal length or equal score"
     if not inputs.policies:
         reasons["distribution"] = reasons["overoptimisation"] = "no generations are given"
         return reasons

@@ -24,6 +24,7 @@ from rlhf_lightning.evaluation.trust.inputs import (
 from rlhf_lightning.evaluation.trust.report import PolicyOutputs, TrustInputs, plain, trust_report
 from rlhf_lightning.evaluation.trust.settings import TrustSectionSettings
 from rlhf_lightning.fitting.identity import plain as plain_settings
+from rlhf_lightning.ppo.reward_models import RewardReader
 
 TRAINING_RESPONSES = 4000
 """Training responses that are scored, at most, for the distribution of scores."""
@@ -107,8 +108,8 @@ def _check(settings: EvaluateSettings, context: EvaluationContext) -> None:
     own = _wanted(settings)
     _gold(own, context)
     rows = load(Ranking, own.rankings, "trust.rankings", settings.on_bad_row).rows
-    reader = context.reward(_reward(own, context)).reader
-    check_texts(reader, response_texts(rows))
+    source = context.reward_sources[_reward(own, context)]
+    check_texts(RewardReader(source, "reward", settings.trust_remote_code), response_texts(rows))
     if own.training is not None:
         load(Ranking, own.training, "trust.training")
 
