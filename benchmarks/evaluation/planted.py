@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.evaluation.planted_data import write, write_samples
 from rlhf_lightning.artefacts import versions
-from rlhf_lightning.quickstart.report import commit
+from rlhf_lightning.provenance import commit
 from rlhf_lightning.quickstart.run import KEEP_MEMORY
 
 PLANTED = {"training_gap": "refusal", "noisy_labeler": "emil", "length_labeler": "fay"}

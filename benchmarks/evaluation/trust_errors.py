@@ -14,7 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from rlhf_lightning.evaluation.trust.report import trust_report
-from rlhf_lightning.quickstart.report import commit
+from rlhf_lightning.provenance import commit
 from tests.evaluation.trust.synthetic import GAP, NOISY, RULER, World, make
 
 SUBJECTS = {"training_gap": GAP, "noisy_labeler": NOISY, "length_labeler": RULER}

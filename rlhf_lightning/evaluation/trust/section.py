@@ -54,7 +54,11 @@ def trust(settings: EvaluateSettings, context: EvaluationContext) -> dict[str, A
         [policy for policy in policies if policy.responses],
     )
     report = trust_report(inputs, own.slices, settings.seed)
-    made_from = {"reward": name, "gold": own.gold, "training": {"rows": len(training or ()), "known": known}}
+    made_from: dict[str, Any] = {
+        "reward": name,
+        "gold": own.gold,
+        "training": {"rows": len(training or ()), "known": known},
+    }
     return made_from | plain(report)
 
 
