@@ -59,7 +59,7 @@ def trust(settings: EvaluateSettings, context: EvaluationContext) -> dict[str, A
         "gold": own.gold,
         "training": {"rows": len(training or ()), "known": known},
     }
-    return made_from | plain(report)
+    return {**made_from, **plain(report)}
 
 
 def _wanted(settings: EvaluateSettings) -> TrustSectionSettings:
