@@ -26,8 +26,6 @@ MIN_TASTE = 0.10
 """A taste for length is a share of longer ones preferred that is this far from the other labelers'."""
 PREDICTIVE = 0.55
 """And that lets length predict the labeler's choice at least so well, by the whole interval."""
-NOT_LENGTH = 0.15
-"""Noise is not predicted by length: the share is within this of a half."""
 Fault = Literal["", "noise", "length"]
 
 
@@ -48,7 +46,7 @@ class LabelerReport:
     """How often the longer one is preferred; None where lengths are all equal."""
     longer_of_others: Share | None
     fault: Fault = ""
-    """"noise": agrees with nobody more than chance, and length does not explain it. "length": ranks by length."""
+    """"length": ranks by length. "noise": does not, and agrees with nobody more than chance."""
     p: float | None = None
     """Of the fault, adjusted for the number of labelers."""
 
@@ -166,9 +164,7 @@ class _Board:
         if not self._enough(mine, theirs):
             return None
         gap, own, usual = difference(mine, theirs), share_of_some(mine), share_of_some(theirs)
-        longer = share(self.longer[name])
-        by_length = longer is not None and abs(longer.value - 0.5) > NOT_LENGTH
-        at_chance = own.interval.high < (0.5 + usual.value) / 2 and not by_length
+        at_chance = own.interval.high < (0.5 + usual.value) / 2
         return gap.p_below(), at_chance, (-gap.value, 0.0)
 
     def _enough(self, *tallies: PairCounts) -> bool:

@@ -22,6 +22,7 @@ from rlhf_lightning.evaluation.trust.clustered import (
     tally,
 )
 from rlhf_lightning.evaluation.trust.distribution import kolmogorov_smirnov, shift
+from rlhf_lightning.evaluation.trust.inputs import response_texts
 from rlhf_lightning.evaluation.trust.labelers import Votes, describe_labelers
 from rlhf_lightning.evaluation.trust.length import length_bias, logistic_slope
 from rlhf_lightning.evaluation.trust.overoptimisation import Optimised, best_of_n, best_of_n_kl, parting
@@ -147,6 +148,14 @@ def test_a_length_bias_has_its_size() -> None:
         scores.append((quality + 0.02 * length).tolist())
     found = length_bias(pair_table(rows, scores))
     assert found is not None
+    longer = [
+        own[i] > own[j]
+        for row, own in zip(rows, scores, strict=True)
+        for i in range(4)
+        for j in range(4)
+        if len(row.responses[i]) > len(row.responses[j])
+    ]
+    assert found.model_longer.value == pytest.approx(np.mean(longer))
     slope, error = found.score_per_length
     assert abs(slope / found.gap_deviation - 0.02) < 4 * error / found.gap_deviation
     assert found.labelers_slope[0] < 3 * found.labelers_slope[1]
@@ -199,6 +208,14 @@ def test_equal_scores_share_their_weight() -> None:
     (one,) = best_of_n(np.zeros((1, 4)), np.array([[0.0, 1.0, 2.0, 3.0]]), [3])
     assert one.gold is not None
     assert one.gold[0] == pytest.approx(1.5)
+
+
+def test_a_response_that_was_cut_off_is_read_without_its_end() -> None:
+    rows = [
+        Ranking(prompt="a", responses=("x", "y"), ranks=(1, 2), meta={"ended": [True, False]}),
+        Ranking(prompt="b", responses=("x", "y"), ranks=(1, 2)),
+    ]
+    assert [ended for _, _, ended in response_texts(rows)] == [True, False, True, True]
 
 
 def curve(gold: list[float], seed: int) -> list[Optimised]:
