@@ -22,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "rlhf_lightning.evaluation.command",
         "Compare models on the same prompts: win rates, ratings, KL, length, diversity, with intervals.",
     ),
+    "trust": (
+        "rlhf_lightning.evaluation.trust.command",
+        "How far a reward model can be trusted: slices, labelers, length, calibration, over-optimisation.",
+    ),
 }
 """Name of a command: its module, which has `main(args) -> int`, and one line for `--help`."""
 

@@ -23,6 +23,7 @@ SECTIONS: dict[str, str] = {
     "preference": "rlhf_lightning.evaluation.preference",
     "tasks": "rlhf_lightning.evaluation.tasks.section",
     "lm_eval": "rlhf_lightning.evaluation.tasks.lm_eval_section",
+    "trust": "rlhf_lightning.evaluation.trust.section",
 }
 """Name of a section, in the order of computation, to its module, which has `SECTION`."""
 

@@ -11,6 +11,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.judges import Judge
 from rlhf_lightning.evaluation.tasks.kinds import AnyTask
 from rlhf_lightning.evaluation.tasks.lm_eval_bridge import LmEvalSettings
+from rlhf_lightning.evaluation.trust.settings import TrustSectionSettings
 from rlhf_lightning.rollouts.settings import SamplingSettings
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
@@ -87,6 +88,7 @@ class EvaluateSettings:
             classes are in rlhf_lightning.evaluation.tasks.kinds: Perplexity, MultipleChoice, Squad, Drop,
             Summarization, Translation, TruthfulQA, Toxicity, SentencePairs, Refusals.
         lm_eval: Tasks of lm-eval, where it is installed.
+        trust: How far a reward model can be trusted, on held-out rankings and on these models' answers; null for none.
         seed: Of the random numbers. A response depends on it, on the prompt and on the sample's number alone.
         out: Directory of everything that is written.
         device: Such as cpu, cuda or cuda:1; auto takes a GPU where there is one.
@@ -115,6 +117,7 @@ class EvaluateSettings:
     preference: PreferenceSettings = PreferenceSettings()
     tasks: list[AnyTask] = field(default_factory=list)
     lm_eval: LmEvalSettings | None = None
+    trust: TrustSectionSettings | None = None
     seed: int = 1
     out: str = "checkpoints/evaluation"
     device: str = "auto"
