@@ -37,4 +37,5 @@ MUTATIONS = [
     *gradients.CHECKPOINTING,
     *gradients.EARLY_BACKWARD,
     *gradients.RMS_NORM,
+    *gradients.LEAN_LAYERS,
 ]
