@@ -99,7 +99,8 @@ def lean_layers(lm: Any) -> Iterator[None]:
     for layer in lm.base_model.layers:
         for module, mixed_in in ((layer.self_attn, LeanAttention), (layer.mlp, LeanMlp)):
             before.append((module, type(module)))
-            module.__class__ = _lean(mixed_in, type(module))
+            own: Any = type(module)
+            module.__class__ = _lean(mixed_in, own)
     try:
         yield
     except BaseException:

@@ -89,7 +89,7 @@ class _LoraProducts(torch.autograd.Function):
             for grad, base in zip(flat, ctx.bases, strict=True):
                 grad_x.addmm_(grad, _weight(base, grad.dtype))
             grad_x = grad_x.view(ctx.shape)
-        factors: list[Tensor | None] = [None] * 2 * len(flat)
+        factors: list[Any] = [None] * 2 * len(flat)
         if any(ctx.needs_input_grad[3:]):
             factors[::2] = (grad_low.t() @ rows).to(ctx.dtype).split(ctx.ranks)
             parts = zip(flat, low.split(ctx.ranks, 1), ctx.scales, strict=True)

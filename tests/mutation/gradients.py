@@ -124,9 +124,9 @@ LORA = table(
         SIDE,
     ),
     (
-        "side by side: frozen adapters have a gradient",
+        "side by side: only frozen adapters have a gradient",
         "if any(ctx.needs_input_grad[3:]):",
-        "if not all(ctx.needs_input_grad):",
+        "if not any(ctx.needs_input_grad[3:]):",
         SIDE,
     ),
     (
@@ -369,7 +369,19 @@ LEAN_LAYERS = table(
         OWN,
     ),
     ("in place with gradients", "F.silu(gate) * up if torch.is_grad_enabled() else ", "", OWN),
-    ("any model", "lm.config.model_type not in MODELS or ", "", OTHER_MODELS),
-    ("any activation", ' or lm.config.hidden_act != "silu"', "", OTHER_MODELS),
+    (
+        "any model",
+        "lm.config.model_type not in MODELS or ",
+        "",
+        OTHER_MODELS,
+        "the comparison with the model's own forward refuses it too, a moment later",
+    ),
+    (
+        "any activation",
+        ' or lm.config.hidden_act != "silu"',
+        "",
+        OTHER_MODELS,
+        "the comparison with the model's own forward refuses it too, a moment later",
+    ),
     ("layers stay after a failure", "            module.__class__ = own\n", "            pass\n", OTHER_LAYERS),
 )
