@@ -83,7 +83,7 @@ class _FrozenLogprobs(torch.autograd.Function):
                 continue
             p = log_p.softmax(-1)
             if with_entropy:
-                entropies.append(-torch.linalg.vecdot(p, log_p))
+                entropies.append(-(p * log_p).sum(-1))  # autocast would round `vecdot` to 16 bit
             if need_gradient:
                 expected = p.to(layer.weight.dtype) @ layer.weight
                 gradients.append((layer.weight[t.squeeze(1)] - expected).to(hidden.dtype) / temperature)

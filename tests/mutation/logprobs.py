@@ -119,14 +119,14 @@ LOGPROBS = table(
     ),
     (
         "frozen: entropy with the wrong sign",
-        "-torch.linalg.vecdot(p, log_p)",
-        "torch.linalg.vecdot(p, log_p)",
+        "entropies.append(-(p * log_p)",
+        "entropies.append((p * log_p)",
         "test_token_logprobs",
     ),
     (
         "frozen: entropy of log-probabilities",
-        "vecdot(p, log_p)",
-        "vecdot(log_p, log_p)",
+        "entropies.append(-(p * log_p)",
+        "entropies.append(-(log_p * log_p)",
         "test_token_logprobs",
     ),
     (
@@ -154,6 +154,12 @@ LOGPROBS = table(
         "            if with_entropy:",
         "            if with_entropy and need_gradient:",
         SIXTEEN,
+    ),
+    (
+        "frozen: entropy in 16 bit under autocast",
+        "-(p * log_p).sum(-1)",
+        "-torch.linalg.vecdot(p, log_p)",
+        f"{FROZEN}::test_autocast_does_not_round_the_entropy",
     ),
     (
         "frozen: no entropy without a gradient",
