@@ -75,13 +75,18 @@ class _FrozenLogprobs(torch.autograd.Function):
                 logits /= temperature
             if excluded is not None:
                 logits = rule_out(logits, excluded[number * size :][:size])
-            total = logits.logsumexp(-1, keepdim=True)
-            logprobs.append((logits.gather(1, t) - total).squeeze(1))
+            # Not by `logsumexp` and `exp`: softmax is one operation and takes half as long on a CPU.
+            log_p = logits.log_softmax(-1)
+            del logits
+            logprobs.append(log_p.gather(1, t).squeeze(1))
+            if not (with_entropy or need_gradient):
+                continue
+            p = log_p.softmax(-1)
             if with_entropy:
-                entropies.append(total.squeeze(1) - torch.linalg.vecdot((logits - total).exp_(), logits))
+                entropies.append(-(p * log_p).sum(-1))  # autocast would round `vecdot` to 16 bit
             if need_gradient:
-                p = logits.sub_(total).exp_().to(layer.weight.dtype)
-                gradients.append((layer.weight[t.squeeze(1)] - p @ layer.weight).to(hidden.dtype) / temperature)
+                expected = p.to(layer.weight.dtype) @ layer.weight
+                gradients.append((layer.weight[t.squeeze(1)] - expected).to(hidden.dtype) / temperature)
         if need_gradient:
             ctx.save_for_backward(torch.cat(gradients))
         logprob = torch.cat(logprobs)

@@ -61,6 +61,42 @@ class _LoraProduct(torch.autograd.Function):
         return grad_x, None, grad_a, grad_b, None
 
 
+class _LoraProducts(torch.autograd.Function):
+    """Several of these products of one input: the low-rank ones of x are one, and x's gradient is summed in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bases: list[Any], scales: list[float], *factors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        rows, ranks = x.reshape(-1, x.shape[-1]), [len(a) for a in factors[::2]]
+        a = torch.cat(factors[::2]).to(x.dtype)
+        bs = [(b * scale).to(x.dtype) for b, scale in zip(factors[1::2], scales, strict=True)]
+        low = rows @ a.t()
+        outs = []
+        for base, b, part in zip(bases, bs, low.split(ranks, 1), strict=True):
+            bias = None if base.bias is None else base.bias.to(x.dtype)
+            outs.append(F.linear(rows, _weight(base, x.dtype), bias).addmm_(part, b.t()))
+        ctx.save_for_backward(rows, a, low, *bs)
+        ctx.bases, ctx.scales, ctx.ranks, ctx.shape, ctx.dtype = bases, scales, ranks, x.shape, factors[0].dtype
+        return tuple(out.view(*x.shape[:-1], -1) for out in outs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        rows, a, low, *bs = ctx.saved_tensors
+        flat = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        grad_low = torch.cat([grad @ b for grad, b in zip(flat, bs, strict=True)], 1)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_low @ a
+            for grad, base in zip(flat, ctx.bases, strict=True):
+                grad_x.addmm_(grad, _weight(base, grad.dtype))
+            grad_x = grad_x.view(ctx.shape)
+        factors: list[Any] = [None] * 2 * len(flat)
+        if any(ctx.needs_input_grad[3:]):
+            factors[::2] = (grad_low.t() @ rows).to(ctx.dtype).split(ctx.ranks)
+            parts = zip(flat, low.split(ctx.ranks, 1), ctx.scales, strict=True)
+            factors[1::2] = [(grad.t() @ part).to(ctx.dtype) * scale for grad, part, scale in parts]
+        return grad_x, None, None, *factors
+
+
 def _weight(base: Any, dtype: torch.dtype) -> Tensor:
     """The weight [out, in] of a frozen layer; that of a quantized one is made anew for each product."""
     weight: Tensor = base.dense(dtype) if isinstance(base, QuantizedLinear) else base.weight
@@ -71,21 +107,49 @@ class SingleNode(nn.Module):
     """Mixed into a PEFT layer over a frozen linear layer; anything else it is asked for, PEFT computes."""
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        name = self._active_adapter[0] if len(self._active_adapter) == 1 else None
-        if name not in self.lora_A or args or kwargs or self.disable_adapters or self.merged:
+        dtype = _product_dtype(x)
+        name = None if args or kwargs else self.own_adapter(dtype)
+        if name is None:
             return super().forward(x, *args, **kwargs)
-        base: Any = self.get_base_layer()
-        dropout: Any = self.lora_dropout[name]
-        if name in self.lora_variant or self.lora_bias[name] or (dropout.training and not _does_nothing(dropout)):
-            return super().forward(x)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        if not isinstance(base, QuantizedLinear) and x.dtype != base.weight.dtype:
-            return super().forward(x)
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         # The inputs have the dtype of the product already; autocast would cast the float32 sums back to 16 bit.
         with torch.autocast(x.device.type, enabled=False):
-            return _LoraProduct.apply(x, base, a, b, self.scaling[name])
+            return _LoraProduct.apply(x.to(dtype), self.get_base_layer(), a, b, self.scaling[name])
+
+    def own_adapter(self: Any, dtype: torch.dtype) -> str | None:
+        """The adapter that the single node applies to inputs of this dtype; None where PEFT must compute."""
+        name: str | None = self._active_adapter[0] if len(self._active_adapter) == 1 else None
+        if name not in self.lora_A or self.disable_adapters or self.merged:
+            return None
+        base: Any = self.get_base_layer()
+        dropout: Any = self.lora_dropout[name]
+        if name in self.lora_variant or self.lora_bias[name] or (dropout.training and not _does_nothing(dropout)):
+            return None
+        return name if isinstance(base, QuantizedLinear) or dtype == base.weight.dtype else None
+
+
+def side_by_side(layers: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
+    """The outputs of several layers for one input; where each has a single node with the same adapter, of one node.
+
+    Args:
+        layers: Linear layers, adapted or not.
+        x: [..., in].
+    """
+    dtype = _product_dtype(x)
+    names = {layer.own_adapter(dtype) if isinstance(layer, SingleNode) else None for layer in layers}
+    name = names.pop()
+    if names or name is None:
+        return [layer(x) for layer in layers]
+    factors = [f for layer in layers for f in (layer.lora_A[name].weight, layer.lora_B[name].weight)]
+    bases, scales = [layer.get_base_layer() for layer in layers], [layer.scaling[name] for layer in layers]
+    with torch.autocast(x.device.type, enabled=False):
+        outputs: tuple[Tensor, ...] = _LoraProducts.apply(x.to(dtype), bases, scales, *factors)
+    return outputs
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class LoraLinear(SingleNode, Linear):

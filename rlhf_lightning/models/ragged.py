@@ -65,6 +65,8 @@ class RaggedLayout:
     """[N]: where a token's output is, among the query columns (padding included) of all blocks one after another."""
     shared: bool
     """Some tokens are keys of several rows: prompts that several responses share."""
+    products: bool = True
+    """Short rows may be attended to by matrix products, which in 16 bit round otherwise than PyTorch's kernel."""
 
 
 @dataclass(frozen=True)

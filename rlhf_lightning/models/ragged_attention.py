@@ -17,48 +17,50 @@ NAME = "sdpa_or_ragged"
 """Value of `attn_implementation`: "sdpa" for padded batches, and ragged where a layout is given."""
 
 SMALL = 200 * 200
-"""Scores of a row up to which PyTorch's backward kernel on the CPU is slower than five matrix products: it works in
-blocks of 256 columns, and 8 rows of 128 take it as long as 8 rows of 250 (33 ms against 11 ms)."""
+"""Scores of a row up to which PyTorch's kernels on the CPU are slower than matrix products: they work in blocks of 256
+columns, and the backward of 8 rows of 128 takes it as long as of 8 rows of 250 (33 ms against 11 ms)."""
 
 
 class _CpuAttention(torch.autograd.Function):
-    """Flash attention block by block. q [N, H, D], k and v [N, G, D] where H is a multiple of G; output [N, H, D]."""
+    """Attention block by block. q [N, H, D], k and v [N, G, D] where H is a multiple of G; output [N, H, D]."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: RaggedLayout, scale: float) -> Tensor:  # type: ignore[override]
-        outputs, logsumexp = [], []
+        outputs, kept = [], []
         for block in layout.blocks:
             qb, kb, vb = _rows(q, block.queries), _rows(k, block.keys), _rows(v, block.keys)
-            repeats = q.shape[1] // k.shape[1]
-            mask = None if block.square else block.bias.to(q.dtype)
-            out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                qb, _repeated(kb, repeats), _repeated(vb, repeats), 0.0, block.square, attn_mask=mask, scale=scale
-            )
+            part = _small_forward if _is_small(block, layout) else _large_forward
+            out, own = part(qb, kb, vb, block, scale)
             outputs.append(out.transpose(1, 2).flatten(0, 1))
-            logsumexp.append(lse)
+            kept.extend(own)
         out = _placed(outputs, layout, len(q))
-        ctx.save_for_backward(q, k, v, out, *logsumexp)
+        ctx.save_for_backward(q, k, v, *kept)
         ctx.layout, ctx.scale = layout, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, out, *logsumexp = ctx.saved_tensors
+        q, k, v, *kept = ctx.saved_tensors
         layout: RaggedLayout = ctx.layout
         grads_q, grads_k, grads_v = [], [], []
-        for block, lse in zip(layout.blocks, logsumexp, strict=True):
+        for block in layout.blocks:
             qb, kb, vb = _rows(q, block.queries), _rows(k, block.keys), _rows(v, block.keys)
             # A padded query repeats some real one; its gradient must be nothing.
             gb = _rows(grad, block.queries) * block.query_valid[:, None, :, None]
-            part = _small_backward if block.width * block.keys.shape[1] <= SMALL else _large_backward
-            ob = _rows(out, block.queries)
-            gq, gk, gv = part(gb, qb, kb, vb, ob, lse, block, ctx.scale)
+            if _is_small(block, layout):
+                gq, gk, gv = _small_backward(gb, qb, kb, vb, kept.pop(0), ctx.scale)
+            else:
+                gq, gk, gv = _large_backward(gb, qb, kb, vb, kept.pop(0), kept.pop(0), block, ctx.scale)
             grads_q.append(gq.transpose(1, 2).flatten(0, 1))
             grads_k.append(gk.transpose(1, 2).flatten(0, 1))
             grads_v.append(gv.transpose(1, 2).flatten(0, 1))
         gather, size = _sum_by_token if layout.shared else _placed, len(q)
         grad_k, grad_v = gather(grads_k, layout, size), gather(grads_v, layout, size)
         return _placed(grads_q, layout, size), grad_k, grad_v, None, None
+
+
+def _is_small(block: Block, layout: RaggedLayout) -> bool:
+    return layout.products and block.width * block.keys.shape[1] <= SMALL
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
@@ -70,18 +72,27 @@ def _repeated(x: Tensor, repeats: int) -> Tensor:
     return x if repeats == 1 else x.repeat_interleave(repeats, 1)
 
 
-def _small_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, block: Block, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by matrix products over all rows and heads; heads that share a key are one product."""
+def _small_forward(q: Tensor, k: Tensor, v: Tensor, block: Block, scale: float) -> tuple[Tensor, list[Tensor]]:
+    """Outputs [B, H, Q, D] by matrix products over all rows and heads, and the probabilities, in the inputs' precision.
+
+    Heads that share a key are rows of one product, so keys are not repeated.
+    """
     (rows, heads, width, size), groups = q.shape, k.shape[1]
-    many = (rows * groups, heads // groups * width)
-    q, grad = q.reshape(*many, size), grad.reshape(*many, size)
+    # Scores in float32 as in the kernel: 16 bit would put an error of 2^-8 times their size into the exponent.
+    wide = torch.promote_types(q.dtype, torch.float32)
+    q, k = q.reshape(rows * groups, -1, size).to(wide), k.flatten(0, 1).to(wide)
+    bias = block.bias.to(wide).repeat(heads // groups, 1)
+    p = torch.baddbmm(bias, q, k.mT, alpha=scale).softmax(-1).to(v.dtype)
+    return (p @ v.flatten(0, 1)).view(rows, heads, width, size), [p]
+
+
+def _small_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by matrix products, from the probabilities [B * G, H / G * Q, K] of the forward."""
+    (rows, heads, width, size), groups = q.shape, k.shape[1]
+    q, grad = (x.reshape(rows * groups, -1, size) for x in (q, grad))
     k, v = k.flatten(0, 1), v.flatten(0, 1)
-    # Scores in float32 as in the forward: 16 bit would put an error of 2^-8 times their size into the exponent.
-    bias = block.bias.repeat(heads // groups, 1)
-    scores = torch.baddbmm(bias.to(lse.dtype), q.to(lse.dtype) * scale, k.to(lse.dtype).mT)
-    p = scores.sub_(lse.reshape(*many, 1)).exp_().to(q.dtype)
     grad_p = grad @ v.mT
     grad_scores = torch.ops.aten._softmax_backward_data(grad_p, p, -1, q.dtype).mul_(scale)
     return (
@@ -91,10 +102,20 @@ def _small_backward(
     )
 
 
+def _large_forward(q: Tensor, k: Tensor, v: Tensor, block: Block, scale: float) -> tuple[Tensor, list[Tensor]]:
+    """PyTorch's kernel, whose memory does not grow with the square of the length; outputs and their log-sums."""
+    repeats = q.shape[1] // k.shape[1]
+    mask = None if block.square else block.bias.to(q.dtype)
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, _repeated(k, repeats), _repeated(v, repeats), 0.0, block.square, attn_mask=mask, scale=scale
+    )
+    return out, [out, lse]
+
+
 def _large_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, block: Block, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """PyTorch's kernel, whose memory does not grow with the square of the length."""
+    """The kernel's own."""
     groups, repeats = k.shape[1], q.shape[1] // k.shape[1]
     mask = None if block.square else block.bias.to(q.dtype)
     gq, gk, gv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
@@ -181,14 +202,18 @@ def attention(
     if unknown := [k for k in ("softcap", "s_aux", "position_bias") if kwargs.get(k) is not None]:
         raise NotImplementedError(f"ragged attention with {unknown}")  # the backbone then pads instead
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+    return attend(q, k, v, ragged, scale, dropout).unsqueeze(0), None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, layout: RaggedLayout, scale: float, dropout: float = 0.0) -> Tensor:
+    """Outputs [N, H, D] for queries [N, H, D], keys and values [N, G, D]; 0 for tokens after those of the layout."""
     if torch.is_autocast_enabled(q.device.type):  # as it does for PyTorch's attention: rotated queries are float32
         q, k, v = (x.to(torch.get_autocast_dtype(x.device.type)) for x in (q, k, v))
-    scale = q.shape[-1] ** -0.5 if scaling is None else scaling
     if q.device.type == "cpu" and not dropout:
-        out: Tensor = _CpuAttention.apply(q, k, v, ragged, scale)
-    else:
-        out = _attention(q, k, v, ragged, scale, dropout)
-    return out.unsqueeze(0), None
+        out: Tensor = _CpuAttention.apply(q, k, v, layout, scale)
+        return out
+    return _attention(q, k, v, layout, scale, dropout)
 
 
 AttentionInterface.register(NAME, attention)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +12,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from rlhf_lightning.models.lora import LoraSettings
-from rlhf_lightning.models.lora_linear import LoraLinear, use_single_node
+from rlhf_lightning.models.lora_linear import LoraLinear, side_by_side, use_single_node
 
 
 def layer(bias: bool, dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> Linear:
@@ -177,3 +177,74 @@ def test_other_layers_stay_pefts() -> None:
     made.base_layer.__class__ = Quantized
     use_single_node(made)
     assert type(made) is Linear
+
+
+def three(dtype: torch.dtype = torch.float64) -> list[Linear]:
+    """Layers over one input with sizes, ranks and scales of their own; the second has no bias."""
+    made = []
+    for i in range(3):
+        torch.manual_seed(i)
+        config = LoraSettings(rank=i + 1, alpha=5.0 + i).peft_config()
+        one = Linear(nn.Linear(6, 4 + i, bias=i != 1), "a", config, r=i + 1, lora_alpha=5.0 + i).to(dtype)
+        nn.init.normal_(one.lora_B["a"].weight)
+        one.base_layer.requires_grad_(False)
+        use_single_node(one)
+        made.append(one.eval())
+    return made
+
+
+def outcomes(layers: list[Linear], outs: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+    trained = [x, *(p for one in layers for p in (one.lora_A["a"].weight, one.lora_B["a"].weight))]
+    total = torch.stack([(out * torch.arange(out.numel()).view(out.shape)).sum() for out in outs]).sum()
+    return [*outs, *torch.autograd.grad(total, [t for t in trained if t.requires_grad])]
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (2, 5, 6)])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_side_by_side_is_one_after_another(shape: tuple[int, ...], frozen: bool) -> None:
+    layers = three()
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_(not frozen)
+    outs = side_by_side(layers, x)
+    assert len({out.grad_fn for out in outs}) == 1
+    ours, theirs = outcomes(layers, outs, x), outcomes(layers, [one(x) for one in layers], x)
+    assert all(a.shape == b.shape and torch.allclose(a, b, atol=1e-10) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_side_by_side_under_autocast() -> None:
+    layers = three(torch.float32)
+    for one in layers:
+        one.base_layer.to(torch.bfloat16)
+    x = torch.randn(5, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        outs = side_by_side(layers, x)
+        expected = [one(x) for one in layers]
+    assert len({out.grad_fn for out in outs}) == 1
+    assert all(a.dtype == torch.bfloat16 and torch.equal(a, b) for a, b in zip(outs, expected, strict=True))
+    ours = outcomes(layers, [out.float() for out in outs], x)
+    assert all(t.dtype == torch.float32 for t in ours)
+
+
+def test_side_by_side_of_frozen_adapters() -> None:
+    layers = [one.requires_grad_(False) for one in three()]
+    x = X.clone().requires_grad_()
+    ours, theirs = (
+        outcomes(layers, f(x), x) for f in (lambda x: side_by_side(layers, x), lambda x: [o(x) for o in layers])
+    )
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_layers_that_differ_go_one_by_one() -> None:
+    """One of them without the adapter, of another kind, or all without any."""
+    layers = three()
+    for change in (
+        lambda: layers[1].__setattr__("_active_adapter", []),
+        lambda: layers.append(nn.Linear(6, 2).double()),
+    ):
+        change()
+        outs = side_by_side(layers, X)
+        assert len({out.grad_fn for out in outs}) == len(layers)
+        assert all(torch.equal(a, one(X)) for a, one in zip(outs, layers, strict=True))
+    bare = three()
+    for one in bare:
+        one._active_adapter = []
+    assert all(torch.equal(a, one.base_layer(X)) for a, one in zip(side_by_side(bare, X), bare, strict=True))

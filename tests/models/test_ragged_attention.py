@@ -110,24 +110,24 @@ def test_responses_that_share_prompts(attend: Attend, groups: int, small: int, m
 
 
 @pytest.mark.parametrize("size", [150, 260])
-def test_16_bit_gradients_are_as_near_as_the_kernels_own(size: int) -> None:
+def test_16_bit_outputs_and_gradients_are_as_near_as_the_kernels_own(size: int) -> None:
     """Large scores: products in 16 bit would be off by whole units in the exponent."""
     generator = torch.Generator().manual_seed(0)
     q, k, v, g = (torch.randn(size, 2, 64, generator=generator) for _ in range(4))
     q = 4 * q
     batch = from_lengths(torch.arange(size), torch.tensor([size]))
 
-    def gradients(dtype: torch.dtype, small: int) -> list[Tensor]:
+    def outcome(dtype: torch.dtype, small: int) -> list[Tensor]:
         parts = [x.to(torch.bfloat16).to(dtype).requires_grad_() for x in (q, k, v)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ragged_attention, "SMALL", small)
             out = by_kernel(*parts, batch)
-            return [x.double() for x in torch.autograd.grad((out * g.to(dtype)).sum(), parts)]
+            return [x.double() for x in (out, *torch.autograd.grad((out * g.to(dtype)).sum(), parts))]
 
     exact, products, kernel = (
-        gradients(torch.float64, 0),
-        gradients(torch.bfloat16, 10**9),
-        gradients(torch.bfloat16, 0),
+        outcome(torch.float64, 0),
+        outcome(torch.bfloat16, 10**9),
+        outcome(torch.bfloat16, 0),
     )
     for e, p, s in zip(exact, products, kernel, strict=True):
         assert (p - e).norm() <= 1.5 * (s - e).norm() <= 0.05 * e.norm()

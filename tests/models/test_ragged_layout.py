@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from rlhf_lightning.models.ragged import RaggedLayout, from_lengths, from_padded, from_prompts
-from rlhf_lightning.models.ragged_attention import _summed, attention
+from rlhf_lightning.models.ragged_attention import _summed, attend, attention
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
@@ -101,6 +103,19 @@ def test_what_it_cannot_do_is_refused(name: str, one: RaggedLayout) -> None:
     with pytest.raises(NotImplementedError, match=name):
         attention(LAYER, *inputs(), None, ragged=one, **{name: 3.0})
     attention(LAYER, *inputs(), None, ragged=one, **{name: None})
+
+
+def test_a_layout_without_products() -> None:
+    """Short rows are products, long ones and those of a layout without products the kernel's: exactly as it rounds."""
+    generator = torch.Generator().manual_seed(0)
+    for size, products in ((20, True), (20, False), (220, True)):
+        q, k, v = (torch.randn(size, 2, 8, generator=generator).to(torch.bfloat16) for _ in range(3))
+        layout = from_lengths(torch.arange(size), torch.tensor([size])).layout
+        found = attend(q, k, v, replace(layout, products=products), 0.3)
+        rows = [x.transpose(0, 1)[None] for x in (q, k, v)]
+        kernel = F.scaled_dot_product_attention(*rows, is_causal=True, scale=0.3)[0].transpose(0, 1)
+        assert torch.equal(found, kernel) == (size > 200 or not products)
+        assert torch.allclose(found.float(), kernel.float(), rtol=0.02, atol=0.02)
 
 
 def test_without_a_layout_it_is_sdpa() -> None:

@@ -10,6 +10,7 @@ LORA_TESTS = "tests/models/test_lora_linear.py"
 PEFT, BASE = "test_outputs_and_gradients_are_pefts", "test_no_adapter_is_the_base_exactly"
 AUTOCAST, DROPOUT = "test_16_bit_autocast_gives_16_bit_outputs_and_float32_gradients", "test_dropout_is_left_to_peft"
 LEFT = "test_what_is_left_to_peft"
+SIDE = "test_side_by_side_is_one_after_another"
 
 LORA = table(
     "models/lora_linear.py",
@@ -22,7 +23,7 @@ LORA = table(
     ),
     ("adapter stays", "layer._active_adapter = old", "pass", f"{CHECKPOINTING_TESTS}::{RESTORED}"),
     ("no scale", "(lora_b * scale).to(x.dtype)", "lora_b.to(x.dtype)", PEFT),
-    ("no bias", "F.linear(rows, _weight(base, x.dtype), bias)", "F.linear(rows, _weight(base, x.dtype))", PEFT),
+    ("no bias", "bias).addmm_(low, b.t())", "None).addmm_(low, b.t())", PEFT),
     ("no adapter", ".addmm_(low, b.t())", "", PEFT),
     (
         "base's input gradient only",
@@ -36,17 +37,22 @@ LORA = table(
         "(grad_low @ a)",
         PEFT,
     ),
-    ("gradient of A from the input's end", "(grad_low.t() @ rows)", "(grad_low.flip(0).t() @ rows)", PEFT),
+    ("gradient of A from the input's end", "grad_a = (grad_low.t()", "grad_a = (grad_low.flip(0).t()", PEFT),
     ("gradient of B not scaled", "(grad.t() @ low).to(ctx.dtype) * ctx.scale", "(grad.t() @ low).to(ctx.dtype)", PEFT),
     (
         "gradient of A scaled again",
-        "(grad_low.t() @ rows).to(ctx.dtype)",
-        "(grad_low.t() @ rows).to(ctx.dtype) * ctx.scale",
+        "(grad_low.t() @ rows).to(ctx.dtype) if",
+        "(grad_low.t() @ rows).to(ctx.dtype) * ctx.scale if",
         PEFT,
     ),
-    ("shape of the rows", "out.view(*x.shape[:-1], -1)", "out", PEFT),
+    ("shape of the rows", "return out.view(*x.shape[:-1], -1)", "return out", PEFT),
     ("gradient's shape of the rows", ".addmm_(grad_low, a).view(ctx.shape)", ".addmm_(grad_low, a)", PEFT),
-    ("frozen inputs have a gradient", "if ctx.needs_input_grad[0]:", "if not ctx.needs_input_grad[0]:", PEFT),
+    (
+        "frozen inputs have a gradient",
+        "if ctx.needs_input_grad[0]:\n            grad_x = (grad @",
+        "if not ctx.needs_input_grad[0]:\n            grad_x = (grad @",
+        PEFT,
+    ),
     ("frozen A", "if ctx.needs_input_grad[2] else None", "if not ctx.needs_input_grad[2] else None", PEFT),
     ("frozen B", "* ctx.scale if ctx.needs_input_grad[3]", "* ctx.scale if not ctx.needs_input_grad[3]", PEFT),
     (
@@ -57,10 +63,10 @@ LORA = table(
         "the engine casts a gradient to its parameter's dtype; the product is rounded to 16 bit before either way",
     ),
     ("the first adapter ever", "name not in self.lora_A or", "not self.lora_A or", BASE),
-    ("other layers' adapters", "name not in self.lora_A or args", "name is None or args", BASE),
+    ("other layers' adapters", "name not in self.lora_A or self.dis", "name is None or self.dis", BASE),
     ("disabled adapters", " or self.disable_adapters", "", LEFT),
     ("merged adapters", " or self.merged", "", LEFT),
-    ("arguments are dropped", " or args or kwargs", "", "test_arguments_go_to_peft"),
+    ("arguments are dropped", "None if args or kwargs else self.own", "self.own", "test_arguments_go_to_peft"),
     ("two adapters at once", "if len(self._active_adapter) == 1 else None", "if self._active_adapter else None", LEFT),
     ("variants are plain", "name in self.lora_variant or ", "", "test_variants_go_to_peft"),
     ("an adapter's bias", " or self.lora_bias[name]", "", LEFT),
@@ -73,21 +79,93 @@ LORA = table(
     ),
     ("no dropout is dropout", "isinstance(dropout, nn.Identity) or ", "", "test_one_node_in_training"),
     ("dropout of 0 is dropout", ' or getattr(dropout, "p", None) == 0.0', "", "test_one_node_in_training"),
-    ("autocast is ignored", "x = x.to(torch.get_autocast_dtype(x.device.type))", "pass", AUTOCAST),
+    (
+        "autocast is ignored",
+        "torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype",
+        "x.dtype",
+        AUTOCAST,
+    ),
     (
         "autocast within",
-        "torch.autocast(x.device.type, enabled=False)",
-        "torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type))",
+        "torch.autocast(x.device.type, enabled=False):\n            return",
+        "torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type)):\n            return",
         AUTOCAST,
         "inputs, weights and both factors have the dtype of autocast already",
     ),
     (
         "any precision",
-        "and x.dtype != base.weight.dtype:",
-        "and x.dtype == torch.float16:",
+        "dtype == base.weight.dtype else None",
+        "dtype != torch.float16 else None",
         "test_a_float32_base_under_16_bit_autocast",
     ),
     ("scale of another adapter", "self.scaling[name])", "next(iter(self.scaling.values())))", LEFT),
+    ("side by side: no scale", "(b * scale).to(x.dtype) for b", "b.to(x.dtype) for b", SIDE),
+    ("side by side: no bias", "bias).addmm_(part", "None).addmm_(part", SIDE),
+    ("side by side: no adapter", ".addmm_(part, b.t())", "", SIDE),
+    (
+        "side by side: the first base",
+        "for base, b, part in zip(bases, bs,",
+        "for base, b, part in zip(bases[:1] * 3, bs,",
+        SIDE,
+    ),
+    ("side by side: shape of the rows", "tuple(out.view(*x.shape[:-1], -1) for out in outs)", "tuple(outs)", SIDE),
+    ("side by side: input gradients of the bases", "grad_x = grad_low @ a\n", "grad_x = 0 * (grad_low @ a)\n", SIDE),
+    (
+        "side by side: input gradient of the adapters",
+        "grad_x.addmm_(grad, _weight(base, grad.dtype))",
+        "grad_x.addmm_(grad, _weight(base, grad.dtype), alpha=0)",
+        SIDE,
+    ),
+    ("side by side: gradient's shape of the rows", "grad_x = grad_x.view(ctx.shape)", "pass", SIDE),
+    (
+        "side by side: frozen inputs have a gradient",
+        "if ctx.needs_input_grad[0]:\n            grad_x = grad_low",
+        "if not ctx.needs_input_grad[0]:\n            grad_x = grad_low",
+        SIDE,
+    ),
+    (
+        "side by side: only frozen adapters have a gradient",
+        "if any(ctx.needs_input_grad[3:]):",
+        "if not any(ctx.needs_input_grad[3:]):",
+        SIDE,
+    ),
+    (
+        "side by side: gradients of A in another order",
+        ".to(ctx.dtype).split(ctx.ranks)",
+        ".flip(0).to(ctx.dtype).split(ctx.ranks)",
+        SIDE,
+    ),
+    (
+        "side by side: gradient of B not scaled",
+        "(grad.t() @ part).to(ctx.dtype) * scale",
+        "(grad.t() @ part).to(ctx.dtype)",
+        SIDE,
+    ),
+    (
+        "side by side: gradients in 16 bit",
+        "ctx.shape, ctx.dtype = bases, scales, ranks, x.shape, factors[0].dtype",
+        "ctx.shape, ctx.dtype = bases, scales, ranks, x.shape, x.dtype",
+        "test_side_by_side_under_autocast",
+        "the engine casts a gradient to its parameter's dtype; the product is rounded to 16 bit before either way",
+    ),
+    (
+        "side by side: any adapter",
+        "if names or name is None:",
+        "if name is None:",
+        "test_layers_that_differ_go_one_by_one",
+    ),
+    (
+        "side by side: no adapter is one",
+        "if names or name is None:",
+        "if names:",
+        "test_layers_that_differ_go_one_by_one",
+    ),
+    (
+        "side by side: scale of the first",
+        "layer.scaling[name] for layer in layers]",
+        "layers[0].scaling[name] for layer in layers]",
+        SIDE,
+    ),
     ("quantized layers too", " and type(base) is nn.Linear", "", "test_other_layers_stay_pefts"),
     ("subclasses too", "type(layer) is Linear and", "isinstance(layer, Linear) and", "test_other_layers_stay_pefts"),
 )
@@ -242,4 +320,68 @@ RMS_NORM = table(
     ("weights that are trained", "if self.weight.requires_grad:", "if not self.weight.ndim:", TRAINED),
     ("the first token's numbers", "if torch.equal(module(x), _RmsNorm.apply(x, weight, eps)):", "if len(x):", OTHER),
     ("no norm is changed", 'type(module).__name__.endswith("RMSNorm")', "False", AGREE),
+)
+
+LEAN = "tests/models/test_lean_layers.py"
+OWN, ROTATION = "test_outputs_and_gradients_are_the_models_own", "test_rotation_and_its_gradient"
+OTHER_MODELS, OTHER_LAYERS = (
+    "test_other_models_keep_their_layers",
+    "test_other_layers_under_a_known_name_stay_as_they_are",
+)
+CACHED = "test_padded_batches_and_caches_go_the_models_own_way"
+
+LEAN_LAYERS = table(
+    "models/lean_layers.py",
+    LEAN,
+    ("turned the other way", "-= x[..., half:] * sin[..., :half]", "+= x[..., half:] * sin[..., :half]", ROTATION),
+    ("angles of the other half", "-= x[..., half:] * sin[..., :half]", "-= x[..., half:] * sin[..., half:]", ROTATION),
+    ("second half not turned", "        out[..., half:] += x[..., :half] * sin[..., half:]\n", "", ROTATION),
+    ("precision of the input", "x = x.to(torch.promote_types(x.dtype, cos.dtype))", "cos = cos.to(x.dtype)", ROTATION),
+    ("gradient turned with the output", "sin[..., :half], value=-1)", "sin[..., :half])", ROTATION),
+    (
+        "gradient's angles of the other half",
+        "addcmul_(grad[..., half:], sin[..., half:])",
+        "addcmul_(grad[..., half:], sin[..., :half])",
+        ROTATION,
+    ),
+    (
+        "gradient in the precision of the angles",
+        "return out.to(ctx.dtype), None, None",
+        "return out, None, None",
+        ROTATION,
+        "the engine casts a gradient to its input's dtype",
+    ),
+    ("queries not turned", "for x in (q, k))\n        out", "for x in (k, k))\n        out", OWN),
+    ("no dropout", "self.attention_dropout if self.training else 0.0", "0.0", "test_dropout_of_attention_is_kept"),
+    (
+        "dropout in evaluation",
+        "self.attention_dropout if self.training else 0.0",
+        "self.attention_dropout",
+        "test_dropout_of_attention_is_kept",
+    ),
+    ("no scale", "layout, self.scaling,", "layout, 1.0,", OWN),
+    ("padded batches too", "if layout is None or", "if", CACHED),
+    ("gate for up", "F.silu(gate) * up if", "F.silu(up) * gate if", OWN),
+    (
+        "gate for up without gradients",
+        "F.silu(gate, inplace=True).mul_(up)",
+        "F.silu(up, inplace=True).mul_(gate)",
+        OWN,
+    ),
+    ("in place with gradients", "F.silu(gate) * up if torch.is_grad_enabled() else ", "", OWN),
+    (
+        "any model",
+        "lm.config.model_type not in MODELS or ",
+        "",
+        OTHER_MODELS,
+        "the comparison with the model's own forward refuses it too, a moment later",
+    ),
+    (
+        "any activation",
+        ' or lm.config.hidden_act != "silu"',
+        "",
+        OTHER_MODELS,
+        "the comparison with the model's own forward refuses it too, a moment later",
+    ),
+    ("layers stay after a failure", "            module.__class__ = own\n", "            pass\n", OTHER_LAYERS),
 )

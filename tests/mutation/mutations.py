@@ -61,4 +61,5 @@ MUTATIONS = [
     *tasks.ESTIMATES,
     *tasks.TOKEN_PAIRS,
     *tasks.STOPS,
+    *gradients.LEAN_LAYERS,
 ]

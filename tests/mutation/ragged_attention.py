@@ -7,21 +7,21 @@ from tests.mutation.mutation import table
 ATTENTION = "tests/models/test_ragged_attention.py"
 LAYOUT = "tests/models/test_ragged_layout.py"
 PLAIN, SHARED = "test_plain_sequences", "test_responses_that_share_prompts"
-SIXTEEN = "test_16_bit_gradients_are_as_near_as_the_kernels_own"
+SIXTEEN = "test_16_bit_outputs_and_gradients_are_as_near_as_the_kernels_own"
 
 RAGGED_ATTENTION = table(
     "models/ragged_attention.py",
     ATTENTION,
     (
         "keys for queries",
-        "qb, kb, vb = _rows(q, block.queries), _rows(k, block.keys), _rows(v, block.keys)\n            repeats",
-        "qb, kb, vb = _rows(q, block.keys), _rows(k, block.keys), _rows(v, block.keys)\n            repeats",
+        "qb, kb, vb = _rows(q, block.queries), _rows(k, block.keys), _rows(v, block.keys)\n            part",
+        "qb, kb, vb = _rows(q, block.keys), _rows(k, block.keys), _rows(v, block.keys)\n            part",
         SHARED,
     ),
     (
         "no scale",
-        "0.0, block.square, attn_mask=mask, scale=scale\n            )\n            outputs",
-        "0.0, block.square, attn_mask=mask\n            )\n            outputs",
+        "0.0, block.square, attn_mask=mask, scale=scale\n    )\n    return out, [",
+        "0.0, block.square, attn_mask=mask\n    )\n    return out, [",
         PLAIN,
     ),
     (
@@ -32,8 +32,8 @@ RAGGED_ATTENTION = table(
     ),
     (
         "everything visible",
-        "mask = None if block.square else block.bias.to(q.dtype)\n            out, lse",
-        "mask = None\n            out, lse",
+        "mask = None if block.square else block.bias.to(q.dtype)\n    out, lse",
+        "mask = None\n    out, lse",
         SHARED,
     ),
     (
@@ -45,8 +45,8 @@ RAGGED_ATTENTION = table(
     ("outputs at other places", "out = _placed(outputs, layout, len(q))", "out = torch.cat(outputs)[: len(q)]", PLAIN),
     (
         "heads before tokens",
-        "outputs.append(out.transpose(1, 2).flatten(0, 1))\n            logsumexp",
-        "outputs.append(out.reshape(-1, *q.shape[1:]))\n            logsumexp",
+        "outputs.append(out.transpose(1, 2).flatten(0, 1))\n            kept",
+        "outputs.append(out.reshape(-1, *q.shape[1:]))\n            kept",
         PLAIN,
     ),
     ("padded queries have a gradient", " * block.query_valid[:, None, :, None]", "", PLAIN),
@@ -84,19 +84,21 @@ RAGGED_ATTENTION = table(
     ("heads repeated in turn", "x.repeat_interleave(repeats, 1)", "x.repeat(1, repeats, 1, 1)", PLAIN),
     (
         "bias by token",
-        "block.bias.repeat(heads // groups, 1)",
-        "block.bias.repeat_interleave(heads // groups, 0)",
+        "to(wide).repeat(heads // groups, 1)",
+        "to(wide).repeat_interleave(heads // groups, 0)",
         SHARED,
     ),
     (
         "scores in 16 bit",
-        "bias.to(lse.dtype), q.to(lse.dtype) * scale, k.to(lse.dtype).mT",
-        "bias.to(q.dtype), q * scale, k.mT",
+        "wide = torch.promote_types(q.dtype, torch.float32)",
+        "wide = q.dtype",
         SIXTEEN,
     ),
-    ("products without scale", "q.to(lse.dtype) * scale", "q.to(lse.dtype)", PLAIN),
+    ("products without scale", "k.mT, alpha=scale)", "k.mT)", PLAIN),
     ("products' gradient without scale", ".mul_(scale)", "", PLAIN),
-    ("scores for probabilities", "scores.sub_(lse.reshape(*many, 1)).exp_()", "scores.exp_()", PLAIN),
+    ("scores for probabilities", ".softmax(-1).to(v.dtype)", ".exp().to(v.dtype)", PLAIN),
+    ("softmax over queries", ".softmax(-1).to(v.dtype)", ".softmax(-2).to(v.dtype)", PLAIN),
+    ("outputs of keys", "(p @ v.flatten(0, 1))", "(p @ k.to(v.dtype))", PLAIN),
     ("softmax without its sum", "torch.ops.aten._softmax_backward_data(grad_p, p, -1, q.dtype)", "(grad_p * p)", PLAIN),
     ("gradients of queries from queries", "(grad_scores @ k).view", "(grad_scores @ v).view", PLAIN),
     ("gradients of keys from keys", "(grad_scores.mT @ q)", "(p.mT @ q)", PLAIN),
@@ -207,5 +209,17 @@ RAGGED_ATTENTION = table(
         "if ragged is None:",
         "if ragged is None and attention_mask is None:",
         f"{LAYOUT}::test_without_a_layout_it_is_sdpa",
+    ),
+    (
+        "products where they are not wanted",
+        "return layout.products and block",
+        "return block",
+        f"{LAYOUT}::test_a_layout_without_products",
+    ),
+    (
+        "products for rows of any length",
+        "block.width * block.keys.shape[1] <= SMALL",
+        "block.width > 0",
+        f"{LAYOUT}::test_a_layout_without_products",
     ),
 )

@@ -31,6 +31,7 @@ NOT_MATHS = {
     "generate",
     "_weight",  # of quantized layers: tested where bitsandbytes is installed
     "_single_node",
+    "_lean",
     "_numbers",
     "load_state_dict",
     "state_dict",

@@ -45,6 +45,16 @@ def test_the_gradient_of_float32_states_is_not_rounded_again() -> None:
     assert torch.allclose(third, one / 3, rtol=1e-6, atol=0)
 
 
+def test_autocast_does_not_round_the_entropy() -> None:
+    layer = torch.nn.Linear(8, 3000).to(torch.bfloat16).requires_grad_(False)
+    hidden = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        logprobs, entropy = token_logprobs(hidden, torch.arange(5), layer)
+    log_p = torch.log_softmax(layer(hidden).double(), -1)
+    assert logprobs.dtype == entropy.dtype == torch.float32
+    assert torch.allclose(entropy.double(), -(log_p.exp() * log_p).sum(-1), rtol=0, atol=1e-4)
+
+
 def test_a_trained_unembedding_gets_its_gradient() -> None:
     layer, hidden = torch.nn.Linear(3, 4), torch.randn(5, 3)
     found, _ = token_logprobs(hidden, torch.zeros(5, dtype=torch.long), layer)
