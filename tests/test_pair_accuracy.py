@@ -49,6 +49,7 @@ def test_errors_are_those_of_resampled_prompts(seed: int) -> None:
     assert accuracy(counts).error == pytest.approx(whole, rel=0.12)
     found = combination([(1.0, counts[first]), (-1.0, counts[~first])])
     assert found.error == pytest.approx(gap, rel=0.12)
+    assert found.value == accuracy(counts[first]).value - accuracy(counts[~first]).value
     apart = [accuracy(counts[mask]).error or 0.0 for mask in (first, ~first)]
     assert (found.error or 0.0) < 0.9 * np.hypot(*apart)  # shared prompts make the gap surer
 

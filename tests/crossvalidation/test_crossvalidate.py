@@ -20,7 +20,7 @@ import pytest
 
 from rlhf_lightning.cli import main
 from rlhf_lightning.crossvalidation.command import CrossValidation, cross_validate
-from rlhf_lightning.crossvalidation.outcomes import FoldCounts, summarize
+from rlhf_lightning.crossvalidation.outcomes import FoldCounts, read_counts, summarize
 from rlhf_lightning.crossvalidation.stage_runs import run_process
 from rlhf_lightning.data.kinds import Ranking
 from rlhf_lightning.data.loading import load
@@ -236,6 +236,14 @@ def test_processes_give_their_status_and_get_our_signals() -> None:
 
 def counts(right: list[int], prompts: list[str]) -> PairCounts:
     return PairCounts(np.array(right), np.full(len(right), 2), np.array(prompts))
+
+
+def test_rankings_go_to_the_side_of_their_labeler(tmp_path: Path) -> None:
+    lines = ["prompt,labeler,labeler_group,pairs,right", "p,ada,one,3,2", "p,cy,two,1,0", "q,ben,one,2,2"]
+    (tmp_path / "val_rankings.csv").write_text("\n".join([*lines, ""]))
+    found = read_counts(tmp_path, "labeler_group", ["two"])
+    assert (found.training.right.tolist(), found.training.prompt.tolist()) == ([2, 2], ["p", "q"])
+    assert (found.held_out.pairs.tolist(), found.held_out.prompt.tolist()) == ([1], ["p"])
 
 
 def test_means_over_folds_and_seeds_by_hand() -> None:

@@ -107,9 +107,10 @@ def test_fold_files_say_what_the_rows_said(jsonl: Callable[..., str], tmp_path: 
     json.dumps([ranking_fields(row) for row in rows])
 
 
-def test_rows_without_a_labeler_are_counted_and_the_first_is_named(jsonl: Callable[..., str]) -> None:
+def test_rows_without_a_labeler_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
     good = {"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2], "labeler": "l"}
-    path = jsonl([good, {**good, "labeler": None}, {**good, "labeler": ""}])
+    path = str(tmp_path / "rows.jsonl")
+    Path(path).write_text("".join(json.dumps(good | {"labeler": name}) + "\n" for name in ("l", None, "")))
     with pytest.raises(
         UserError, match=rf"data.init_args.train: 2 of 3 rows have no `labeler` \(the first: {path}:2\)"
     ):

@@ -138,6 +138,7 @@ def test_pairwise_agreement_counts_pairs_that_both_decided() -> None:
     assert pairwise_agreement([1, 1, 2], [1, 2, 3]) == 1.0
     assert pairwise_agreement([1, 1, 2], [2, 1, 1]) == 0.0
     assert pairwise_agreement([1, 2, 3], [1, 1, 2]) == 1.0
+    assert pairwise_agreement([1, 1, 2], [1, 1, 2]) == 1.0
     assert pairwise_agreement([1, 1], [1, 2]) is None
     with pytest.raises(ValueError, match=r"argument 2|shorter|longer"):
         pairwise_agreement([1, 2], [1, 2, 3])
