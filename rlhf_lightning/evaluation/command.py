@@ -15,6 +15,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.context import EvaluationContext
 from rlhf_lightning.evaluation.generating import check_prompts, generate_all
 from rlhf_lightning.evaluation.generations import write_json
+from rlhf_lightning.evaluation.report.command import ReportSettings, write_report
 from rlhf_lightning.evaluation.sections import ABOUT_FILE, read_results, run_section, wanted_sections
 from rlhf_lightning.evaluation.settings import EvaluateSettings
 from rlhf_lightning.evaluation.tasks.section import summary_table
@@ -32,7 +33,8 @@ def main(args: Sequence[str]) -> int:
     settings = parse_settings(EvaluateSettings, "evaluate", args)
     out = evaluate(settings, command=["evaluate", *args])
     print(summary(out))
-    print(f"Written: {out / 'generations'}, {out / 'results'}, {out / ABOUT_FILE}")
+    page = write_report(ReportSettings(str(out)))
+    print(f"Written: {page}; {out / 'generations'}, {out / 'results'}, {out / ABOUT_FILE}")
     return 0
 
 

@@ -13,7 +13,7 @@ from rlhf_lightning.bounds import check_number
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.context import EvaluationContext
 from rlhf_lightning.evaluation.judges import Answer, JudgeError, Pair, PairJudge, ScoringJudge
-from rlhf_lightning.ppo.reward_functions import shown
+from rlhf_lightning.text_reward_models import shown
 
 
 class CommandJudge(PairJudge):

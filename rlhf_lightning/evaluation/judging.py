@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from rlhf_lightning.evaluation.judges import VERDICTS, Answer, JudgeError, Pair, PairJudge, ScoringJudge, Verdict
 from rlhf_lightning.evaluation.settings import OnTrouble
-from rlhf_lightning.ppo.reward_functions import shown
 from rlhf_lightning.ppo.reward_terms import describe
+from rlhf_lightning.text_reward_models import shown
 
 Item = TypeVar("Item", Answer, Pair)
 Said = TypeVar("Said")

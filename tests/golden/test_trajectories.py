@@ -13,7 +13,7 @@ import pytest
 from tests.golden.trajectories import HERE, LENGTH, describe, run
 
 RELATIVE, ABSOLUTE = 1e-3, 1e-5
-"""Other processors add in another order, and Adam makes a full step of a gradient that is nothing but rounding."""
+"""Other processors add in another order."""
 
 
 @pytest.fixture(scope="module")
