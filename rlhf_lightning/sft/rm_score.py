@@ -155,6 +155,8 @@ class RMScore(nn.Module):
                 continue
             own.check(ids, where, SHORTEN)
             reads.check(read, f"{where}: for the model in {REWARD_KEY}", SHORTEN)
+            if not isinstance(row, Demonstration):  # those are in the data card already, as a split of their own
+                data.card.split(PURPOSE, Prompt).add(row, len(ids))
             yield ValidationPrompt(ids, row.prompt)
 
     # -- scores ---------------------------------------------------------------------------------------------

@@ -70,7 +70,8 @@ def foreign(tiny: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A reward artefact of another size and with another tokenizer and prompt format."""
     base = write_model(tmp_path_factory.mktemp("foreign"), pairs_tokenizer())
     settings = ("--model.init_args.init_from", base, "--model.init_args.prompt_format", FORMAT)
-    return str(tiny.run("reward", "foreign_reward", *settings, "--trainer.max_epochs", "1"))
+    # A directory of each module that uses this fixture.
+    return str(tiny.run("reward", f"{Path(base).name}/foreign_reward", *settings, "--trainer.max_epochs", "1"))
 
 
 @pytest.fixture(scope="module")
