@@ -22,9 +22,9 @@ from rlhf_lightning.evaluation.settings import EvaluateSettings
 from rlhf_lightning.evaluation.sources import ModelEntry, Reader, open_models, open_rewards
 from rlhf_lightning.models.building import base_dtype
 from rlhf_lightning.models.lora import LoraSettings
-from rlhf_lightning.ppo.reward_models import RewardReader, TextRewardModel
 from rlhf_lightning.rollouts.choice import build_engine
 from rlhf_lightning.seeding import derive_seed
+from rlhf_lightning.text_reward_models import RewardReader, TextRewardModel
 
 
 class EvaluationContext:

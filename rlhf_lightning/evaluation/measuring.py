@@ -9,7 +9,7 @@ from rlhf_lightning.data.kinds import PromptLike
 from rlhf_lightning.evaluation.evaluated_model import EvaluatedModel, TokenPair
 from rlhf_lightning.evaluation.generations import Generation
 from rlhf_lightning.evaluation.prompts import EvaluationPrompt
-from rlhf_lightning.ppo.reward_models import TextRewardModel
+from rlhf_lightning.text_reward_models import TextRewardModel
 
 
 def measure_tokens(

@@ -32,7 +32,7 @@ from rlhf_lightning.evaluation.trust.inputs import (
 from rlhf_lightning.evaluation.trust.markdown import markdown
 from rlhf_lightning.evaluation.trust.report import PolicyOutputs, TrustInputs, TrustReport, plain, trust_report
 from rlhf_lightning.evaluation.trust.settings import SliceSettings
-from rlhf_lightning.ppo.reward_models import RewardReader
+from rlhf_lightning.text_reward_models import RewardReader
 
 PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "32-true": torch.float32}
 

@@ -19,9 +19,8 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.trust.report import PolicyOutputs
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.ppo.prompts import PromptRow
-from rlhf_lightning.ppo.reward_models import RewardReader, TextRewardModel
 from rlhf_lightning.prompt_template import plain_text
-from rlhf_lightning.text_reward_models import RewardError
+from rlhf_lightning.text_reward_models import RewardError, RewardReader, TextRewardModel
 
 Scored = tuple[PromptLike, str, bool]
 """Prompt, response, and whether it ended with EOS."""

@@ -24,7 +24,7 @@ from rlhf_lightning.evaluation.trust.inputs import (
 from rlhf_lightning.evaluation.trust.report import PolicyOutputs, TrustInputs, plain, trust_report
 from rlhf_lightning.evaluation.trust.settings import TrustSectionSettings
 from rlhf_lightning.fitting.identity import plain as plain_settings
-from rlhf_lightning.ppo.reward_models import RewardReader
+from rlhf_lightning.text_reward_models import RewardReader
 
 TRAINING_RESPONSES = 4000
 """Training responses that are scored, at most, for the distribution of scores."""
