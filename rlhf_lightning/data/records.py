@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,8 @@ class Record:
             UserError: The field is missing or null.
         """
         if not self.has(name):
-            there = ", ".join(f"`{n}`" for n in list(self.fields)[:12]) or "no fields"
+            # As JSON writes them: a name may hold a line break, and the message is one line.
+            names = [json.dumps(n, ensure_ascii=False)[1:-1] for n in list(self.fields)[:12]]
+            there = ", ".join(f"`{n}`" for n in names) or "no fields"
             raise self.error(f"`{name}` is missing; the row has {there}. Add it, or point the key at other data.")
         return self.fields[name]

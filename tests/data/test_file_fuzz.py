@@ -168,3 +168,12 @@ def parquet(columns: dict[str, list[Any]]) -> bytes:
     buffer = io.BytesIO()
     files.write_table(pyarrow.table(columns), buffer)
     return buffer.getvalue()
+
+
+def test_a_line_break_in_a_fields_name_does_not_break_the_message(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a\\nb": 1}\n')
+    with pytest.raises(UserError) as error:
+        load(Prompt, str(path), KEY, "error")
+    assert "`a\\nb`" in str(error.value)
+    assert "\n" not in str(error.value)

@@ -128,18 +128,19 @@ def greedy(model: Backbone, engine: NativeEngine) -> list[list[int]]:
 def test_a_model_that_only_looks_alike_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = greedy(backbone("llama"), NativeEngine())
     used: list[LeanDecoder | None] = []
-    monkeypatch.setattr(native_engine, "decode", lambda *a, lean, _old=native_engine.decode: _note(used, lean, _old, a))
+    decode = native_engine.decode
+
+    def noting(*arguments: Any, lean: LeanDecoder | None, **options: Any) -> Any:
+        used.append(lean)
+        return decode(*arguments, lean=lean, **options)
+
+    monkeypatch.setattr(native_engine, "decode", noting)
     model, engine = backbone("llama"), NativeEngine()
     assert greedy(model, engine) == expected
     assert used[-1] is not None
     monkeypatch.setattr(LeanDecoder, "_normal", lambda self, x, weight: x * weight)
     assert greedy(backbone("llama"), engine) == expected
     assert used[-1] is None
-
-
-def _note(used: list[LeanDecoder | None], lean: LeanDecoder | None, decode: Any, arguments: tuple[Any, ...]) -> Any:
-    used.append(lean)
-    return decode(*arguments, lean=lean)
 
 
 def test_each_rollout_has_the_weights_of_its_time() -> None:
