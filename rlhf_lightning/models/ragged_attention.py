@@ -78,12 +78,14 @@ def _small_forward(q: Tensor, k: Tensor, v: Tensor, block: Block, scale: float) 
     Heads that share a key are rows of one product, so keys are not repeated.
     """
     (rows, heads, width, size), groups = q.shape, k.shape[1]
-    # Scores in float32 as in the kernel: 16 bit would put an error of 2^-8 times their size into the exponent.
+    # Scores in float32 as in the kernel: 16 bit would put an error of 2^-8 times their size into the exponent. Outputs
+    # in float32 too: the kernel rounds before it divides by the sum, so the largest probability is exact there.
     wide = torch.promote_types(q.dtype, torch.float32)
     q, k = q.reshape(rows * groups, -1, size).to(wide), k.flatten(0, 1).to(wide)
     bias = block.bias.to(wide).repeat(heads // groups, 1)
-    p = torch.baddbmm(bias, q, k.mT, alpha=scale).softmax(-1).to(v.dtype)
-    return (p @ v.flatten(0, 1)).view(rows, heads, width, size), [p]
+    p = torch.baddbmm(bias, q, k.mT, alpha=scale).softmax(-1)
+    out = (p @ v.flatten(0, 1).to(wide)).to(v.dtype)
+    return out.view(rows, heads, width, size), [p.to(v.dtype)]
 
 
 def _small_backward(
@@ -211,7 +213,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: RaggedLayout, scale: float, 
     if torch.is_autocast_enabled(q.device.type):  # as it does for PyTorch's attention: rotated queries are float32
         q, k, v = (x.to(torch.get_autocast_dtype(x.device.type)) for x in (q, k, v))
     if q.device.type == "cpu" and not dropout:
-        out: Tensor = _CpuAttention.apply(q, k, v, layout, scale)
+        with torch.autocast("cpu", enabled=False):  # it would compute the float32 scores in 16 bit
+            out: Tensor = _CpuAttention.apply(q, k, v, layout, scale)
         return out
     return _attention(q, k, v, layout, scale, dropout)
 

@@ -63,7 +63,8 @@ def enable_ragged(lm: Any) -> None:
             lm.set_attn_implementation(ragged_attention.NAME)
             with layers:
                 # Rounding of 16-bit weights stays below this; looking at a neighbour does not.
-                assert torch.allclose(ragged_forward(lm, both), expected, rtol=1e-2, atol=1e-2)
+                if not torch.allclose(ragged_forward(lm, both), expected, rtol=1e-2, atol=1e-2):
+                    raise ValueError("looks at a neighbour, or has other layers")  # no assert: `python -O` skips it
             return
         except Exception:  # whatever a model makes of a row that it was not written for
             lm.set_attn_implementation("sdpa")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from rlhf_lightning.models import ragged_attention
 from rlhf_lightning.models.ragged import Ragged, from_lengths, from_prompts
+from rlhf_lightning.models.ragged_attention import attend
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 RESPONSES = st.lists(
@@ -131,3 +133,19 @@ def test_16_bit_outputs_and_gradients_are_as_near_as_the_kernels_own(size: int) 
     )
     for e, p, s in zip(exact, products, kernel, strict=True):
         assert (p - e).norm() <= 1.5 * (s - e).norm() <= 0.05 * e.norm()
+
+
+@pytest.mark.parametrize("size", [1.0, 4.0, 16.0])
+@torch.no_grad()
+def test_outputs_under_autocast_are_as_near_as_the_kernels_own(size: float) -> None:
+    """Autocast must not reach the float32 products inside: it would round their scores to 16 bit."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(80, h, 64, generator=generator) for h in (6, 2, 2))
+    q, k, v = (x.to(torch.bfloat16) for x in (size * q, k, v))
+    layout = from_lengths(torch.arange(80), torch.tensor([50, 30])).layout
+    exact = attend(q.double(), k.double(), v.double(), layout, 0.125)
+    kernel = attend(q, k, v, replace(layout, products=False), 0.125)
+    with torch.autocast("cpu", torch.bfloat16):
+        products = attend(q.float(), k.float(), v, layout, 0.125)
+    assert products.dtype == torch.bfloat16
+    assert (products - exact).norm() <= (kernel - exact).norm()
