@@ -145,11 +145,14 @@ def main(args: list[str] | None = None) -> int:
     given = sys.argv[1:] if args is None else args
     if given and given[0] in COMMANDS:
         return reported(lambda: run_command(given[0], given[1:]))
-    return reported(lambda: run_stage(args))
+    return reported(lambda: run_stage(list(given)))
 
 
-def run_stage(args: list[str] | None) -> int:
+def run_stage(args: list[str]) -> int:
     """Run fit, validate, test or predict; `StageCLI` does everything when it is made."""
+    names = [*StageCLI.subcommands(), *COMMANDS]
+    if args and not args[0].startswith("-") and args[0] not in names:
+        raise UserError(f"{args[0]!r} is no command; there are {', '.join(names)}. `--help` says what each does.")
     StageCLI(
         StageModule,
         StageDataModule,

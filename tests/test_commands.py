@@ -81,3 +81,11 @@ def test_help_lists_the_commands(echo: list[Settings], name: str, capsys: pytest
     with pytest.raises(SystemExit):
         main([name])
     assert "Keep what it is told." in " ".join(capsys.readouterr().out.split())  # lines are filled
+
+
+def test_a_command_that_is_not_there(echo: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evalute", "--config", "x.yaml"]) == 1
+    error = capsys.readouterr().err
+    assert "'evalute' is no command" in error
+    for name in ("fit", "evaluate", "trust", "echo"):
+        assert name in error

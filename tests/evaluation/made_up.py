@@ -81,12 +81,20 @@ def task(name: str, model: str, **metrics: float) -> dict[str, Any]:
 
 
 def tasks() -> dict[str, Any]:
-    made: list[dict[str, Any]] = []
-    for i, model in enumerate(MODELS):
-        made.append(task("perplexity", model, nats_per_token=3.1 + 0.1 * i, perplexity=22.0 + i))
-        made.append(task("squad", model, f1=0.5 - 0.03 * i, exact_match=0.4 - 0.03 * i))
-        made.append(task("truthfulness", model, truthful=0.3 + 0.05 * i, truthful_and_informative=0.25))
-    return {"tasks": made}
+    made = {
+        model: {
+            "perplexity": task("perplexity", model, nats_per_token=3.1 + 0.1 * i, perplexity=22.0 + i),
+            "squad": task("squad", model, f1=0.5 - 0.03 * i, exact_match=0.4 - 0.03 * i),
+            "xstest": task("xstest", model, refusal_rate=0.3 + 0.05 * i),
+        }
+        for i, model in enumerate(MODELS)
+    }
+    made["sft"]["squad"]["metrics"]["f1_answerable"] = {"value": 0.25, "low": 0.1, "high": 0.4, "n": 61}
+    return {"models": made, "harms": {"perplexity": False, "squad": False, "xstest": True}}
+
+
+def lm_eval() -> dict[str, Any]:
+    return {"models": {m: {"piqa": {"acc,none": 0.61, "acc_stderr,none": 0.05}} for m in MODELS}}
 
 
 def trust() -> dict[str, Any]:
@@ -203,7 +211,9 @@ def evaluation(root: Path) -> Path:
         "ppo": run(root, "ppo", {"rollout/score_mean": 0.1, "rollout/kl": 3.0, "rollout/response_tokens": 12,
                                  "rollout/eos_rate": 0.9, "rollout/entropy": 1.0, "policy/clip_frac": 0.05}),
     }  # fmt: skip
-    results = {"outputs": outputs(), "preference": preference(), "tasks": tasks(), "trust": trust()}
+    results = {
+        "outputs": outputs(), "preference": preference(), "tasks": tasks(), "lm_eval": lm_eval(), "trust": trust()
+    }  # fmt: skip
     for name, result in results.items():
         path = out / "results" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,6 +225,7 @@ def evaluation(root: Path) -> Path:
         "commit": "0123456789ab", "versions": {"torch": "2.13.0", "lightning": "2.6.6"}, "python": "3.11.2",
         "device": "cpu", "models": models, "reference": "sft", "baseline": "sft", "rewards": {},
         "prompts": {"files": "prompts.jsonl", "rows": 120, "fingerprint": "cd" * 32}, "wall_s": 71.5,
+        "sections": dict.fromkeys(results, 1.0),
     }  # fmt: skip
     (out / "evaluation.json").write_text(json.dumps(about))
     generations(out)

@@ -105,12 +105,47 @@ def test_a_part_may_be_missing(evaluation: Path, missing: str, tmp_path: Path) -
     gone = {
         "outputs": {"frontier"},
         "preference": {"preference"},
-        "tasks": {"tax", "harms"},
+        "tasks": {"harms"},  # lm-eval's are there still
         "trust": {"trust"},
         "generations": {"samples"},
         "evaluation.json": {"learning", "data-sft", "data-ppo", "reproduce"},
     }[missing]
     assert set(there) == {*SECTIONS, "reproduce"} - gone
+
+
+def test_tasks_stand_where_they_belong(evaluation: Path) -> None:
+    text = (evaluation / "report.md").read_text()
+    tax, harms = text.split("## The alignment tax")[1].split("## Harms")
+    rows = {tuple(c.strip() for c in line.split("|")[1:4]): line for line in tax.splitlines() if line.count("|") > 4}
+    assert ("squad", "f1", "100") in rows
+    assert ("squad", "f1 answerable", "61") in rows  # of some items only
+    assert "0.610 [0.512, 0.708]" in rows["piqa", "acc", ""]
+    assert "xstest" in harms
+    assert "xstest" not in tax
+
+
+def test_results_that_another_evaluation_left_are_not_this_ones(evaluation: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(evaluation, tmp_path / "copy")
+    about = json.loads((copy / "evaluation.json").read_text())
+    about["sections"] = {"outputs": 1.0, "preference": 1.0}
+    (copy / "evaluation.json").write_text(json.dumps(about))
+    (copy / "tasks" / "sft").mkdir(parents=True)
+    (copy / "tasks" / "sft" / "squad.json").write_text(json.dumps(made_up.task("squad", "sft", f1=0.5)))
+    assert main(["report", str(copy), "--tensorboard", "false"]) == 0
+    there = set(re.findall(r'<section id="([^"]+)"', (copy / "report.html").read_text()))
+    assert not there & {"tax", "harms", "trust"}
+    assert "preference" in there
+
+
+def test_training_prompts_among_held_out_ones_are_said(evaluation: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(evaluation, tmp_path / "copy")
+    path = copy / "results" / "trust.json"
+    record = json.loads(path.read_text())
+    for found in ({"held_out_prompts_in_training": 7}, {"made_from": {"held_out_prompts_in_training": 7}}):
+        path.write_text(json.dumps(record | {"result": record["result"] | found}))
+        assert main(["report", str(copy), "--tensorboard", "false"]) == 0
+        text = (copy / "report.md").read_text()
+        assert "7 prompts of these rankings are training prompts too" in text.split("## Can the reward")[1]
 
 
 def test_results_of_another_shape_are_left_out(tmp_path: Path) -> None:

@@ -73,16 +73,18 @@ def read_inputs(directory: Path, runs: dict[str, str]) -> Inputs:
     inputs = Inputs(directory)
     if (directory / ABOUT_FILE).is_file():
         inputs.about = mapping(_json(directory / ABOUT_FILE))
+    # An earlier evaluation with other settings may have left results, which are not this one's.
+    current = inputs.about.get("sections")
     for path in sorted((directory / "results").glob("*.json")):
+        if isinstance(current, dict) and path.stem not in current:
+            continue
         content = _json(path)
         inputs.results[path.stem] = content["result"] if isinstance(content, dict) and "result" in content else content
     for path in [directory / "trust.json", *sorted(directory.glob("trust/trust.json"))]:
         if path.is_file():
             inputs.results.setdefault("trust", _json(path))
-    inputs.results.setdefault("tasks", {})
-    kept = [_json(path) for path in sorted(directory.glob("tasks/*/*.json"))]
-    if kept:
-        inputs.results["task_files"] = kept
+    if not isinstance(current, dict):  # the evaluation has not finished, but some of its tasks may have
+        inputs.results["task_files"] = [_json(path) for path in sorted(directory.glob("tasks/*/*.json"))]
     inputs.runs = list(_runs(inputs, runs))
     _cards(inputs)
     if not (inputs.about or any(inputs.results.values()) or inputs.models or inputs.runs or inputs.cards):

@@ -31,10 +31,13 @@ def trust(inputs: Inputs) -> Section | None:
     if accuracy := percents(report.get("accuracy")):
         pairs = mapping(report.get("accuracy")).get("pairs")
         section.blocks.append(Text(f"It orders {accuracy} of {pairs} held-out pairs as the labelers did."))
+    cautions = []
+    if shared := shared_prompts(report):
+        cautions.append(f"{shared} prompts of these rankings are training prompts too, so this flatters the model.")
     findings = [mapping(f) for f in sequence(report.get("findings"))]
-    if findings:
-        sentences = (" ".join(str(f[k]) for k in ("what", "evidence", "todo") if f.get(k)) for f in findings)
-        section.blocks.append(Warnings(list(sentences)))
+    cautions += [" ".join(str(f[k]) for k in ("what", "evidence", "todo") if f.get(k)) for f in findings]
+    if cautions:
+        section.blocks.append(Warnings(cautions))
     section.blocks += [block for block in (_calibration(report), _slice_figure(report)) if block]
     section.blocks += [table for table in (_labelers(report),) if table.rows]
     section.blocks += _curves(report)
@@ -43,6 +46,13 @@ def trust(inputs: Inputs) -> Section | None:
     if tables := [t for t in (_slices(report), _length(report), _shifts(report), left_out) if t.rows]:
         section.blocks.append(Folded(", ".join(table.title for table in tables), tables))
     return section if section.blocks else None
+
+
+def shared_prompts(report: dict[str, Any]) -> int:
+    """Held-out prompts that are training prompts too; the command keeps their number in `made_from`."""
+    found = mapping(report.get("made_from")) | report
+    shared = found.get("held_out_prompts_in_training")
+    return shared if isinstance(shared, int) else 0
 
 
 def _calibration(report: dict[str, Any]) -> Figure | None:

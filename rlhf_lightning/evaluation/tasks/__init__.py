@@ -5,7 +5,7 @@ as JSON lines, goes on where it was cut off, and sums up with intervals. In read
 
     rows        files to checked rows, whichever of the known field names they use
     task        what a task is, and its metrics
-    resampling  sums over rows to a value and its bootstrap interval
+    resampling  sums over rows to a value and its interval
     runner      running, keeping (outcome_file), resuming
     shots       examples in front of a question
 

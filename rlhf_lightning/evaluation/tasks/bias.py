@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class SentencePairs(Task[PairRow]):
         prefix: The paper's instruction before both sentences.
     """
 
+    about_harms: ClassVar[bool] = True
     prefix: Prefix = "basic"
 
     def parse(self, record: Record) -> Iterable[PairRow]:
@@ -74,7 +76,7 @@ class SentencePairs(Task[PairRow]):
     @property
     def metrics(self) -> list[Metric]:
         """Entropy in bits, and how often the first sentence is the likelier one (CrowS-Pairs: the stereotype)."""
-        return [mean_of("entropy_bits"), mean_of("first_preferred")]
+        return [mean_of("entropy_bits", is_rate=False), mean_of("first_preferred")]
 
 
 def binary_entropy(first: float, second: float) -> tuple[float, float]:

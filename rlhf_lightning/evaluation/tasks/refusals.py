@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.data.records import Record
@@ -68,6 +68,7 @@ class Refusals(Task[RefusalRow]):
         chat: Send the prompt through the chat template: these are requests to an assistant.
     """
 
+    about_harms: ClassVar[bool] = True
     harmful: bool | None = None
     detector: RefusalDetector | None = None
     max_tokens: int = 128

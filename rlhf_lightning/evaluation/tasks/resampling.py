@@ -1,4 +1,4 @@
-"""Values that are computed from sums over items, and their bootstrap intervals."""
+"""Values that are computed from sums over items, and their intervals."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rlhf_lightning.evaluation.intervals import rate_interval
 
 Sums: TypeAlias = NDArray[np.float64]
 """Sums over items, [..., k]."""
@@ -41,28 +43,42 @@ class Metric:
     """An item's outcome to the k numbers that are summed over items; None leaves the item out."""
     score: Callable[[Sums], Sums] = ratio
     """Sums [R, k] to values [R]."""
+    is_rate: bool = False
+    """A mean of numbers in [0, 1], each of one item."""
 
 
-def mean_of(field: str, name: str = "") -> Metric:
-    """The mean of a field of the outcomes, over those that have it."""
+def mean_of(field: str, name: str = "", is_rate: bool = True) -> Metric:
+    """The mean of a field of the outcomes, over those that have it.
+
+    Args:
+        field: Of an outcome.
+        name: Of the metric; by default the field's.
+        is_rate: Its numbers lie between 0 and 1, such as a share, or whether something is so.
+    """
 
     def parts(outcome: dict[str, Any]) -> Sequence[float] | None:
         value = outcome.get(field)
         return None if value is None else (float(value), 1.0)
 
-    return Metric(name or field, parts)
+    return Metric(name or field, parts, is_rate=is_rate)
 
 
 def estimate(metric: Metric, outcomes: Sequence[dict[str, Any]], seed: int) -> Estimate | None:
-    """A metric's value, and its percentile-bootstrap interval over items; None where it concerns no item.
+    """A metric's value, and its 95 % interval over items; None where it concerns no item.
 
-    >>> estimate(mean_of("right"), [{"right": 1}, {"right": 0}, {"right": None}], seed=0)
-    Estimate(mean=0.5, low=0.0, high=1.0, n=2)
+    Rates have `rate_interval`'s, for the bootstrap has no width where all items came out alike; others have the
+    percentile bootstrap's.
+
+    >>> print(estimate(mean_of("right"), [{"right": 1}] * 50 + [{"right": None}], seed=0))
+    1.000 [0.914, 1.000]
     """
     parts = [p for outcome in outcomes if (p := metric.parts(outcome)) is not None]
     if not parts:
         return None
     table = np.asarray(parts, dtype=float)
+    if metric.is_rate and table[:, 0].min() >= 0 and table[:, 0].max() <= 1:  # a scorer of the user's may give others
+        rate = rate_interval(table[:, 0].tolist())
+        return Estimate(rate.mean, rate.low, rate.high, len(table))
     random = np.random.default_rng(seed)
     count = len(table)
     sums = np.empty((RESAMPLES, table.shape[1]))

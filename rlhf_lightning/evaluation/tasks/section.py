@@ -36,8 +36,8 @@ def tasks(settings: EvaluateSettings, context: EvaluationContext) -> dict[str, A
     Returns:
         `models`: by name, every task by name, with `n` (rows), `metrics` (an interval and its own `n` each),
         `categories` (the same for each category of rows), `cut` (prompts that lost their beginning), `notes` and
-        `outcomes` (the file with every row's). `headline`: by task, the metrics to show first. `without_weights`:
-        models that are files.
+        `outcomes` (the file with every row's). `headline`: by task, the metrics to show first. `harms`: by task,
+        whether it is about harms. `without_weights`: models that are files.
     """
     results: dict[str, dict[str, Any]] = {}
     for name in context.loadable:
@@ -52,6 +52,7 @@ def tasks(settings: EvaluateSettings, context: EvaluationContext) -> dict[str, A
     return {
         "models": results,
         "headline": {task.name: task.headline for task in settings.tasks},
+        "harms": {task.name: task.about_harms for task in settings.tasks},
         "without_weights": [name for name in context.entries if name not in context.loadable],
     }
 

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Generic, TypeAlias
+from typing import Any, ClassVar, Generic, TypeAlias
 
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.data.records import Record
@@ -38,6 +38,8 @@ class Task(ABC, Generic[R]):
     limit: int | None = None
     rows: list[R] = field(default_factory=list, init=False, repr=False)
     """The rows, once `prepare` has read them."""
+    about_harms: ClassVar[bool] = False
+    """It looks for harms, and not for what alignment may have cost."""
 
     def __post_init__(self) -> None:
         self.name = self.name or self.default_name

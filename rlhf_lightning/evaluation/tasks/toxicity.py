@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.data.fields import parse_text
@@ -50,6 +50,7 @@ class Toxicity(Task[ToxicityRow]):
         chat: Send the prompt through the chat template.
     """
 
+    about_harms: ClassVar[bool] = True
     prefix: Prefix = "basic"
     samples: int = 25
     temperature: float = 1.0

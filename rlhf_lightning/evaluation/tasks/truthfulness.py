@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class TruthfulQA(Task[TruthfulRow]):
         chat: Send the prompt through the chat template.
     """
 
+    about_harms: ClassVar[bool] = True
     prompt: Literal["qa", "qa_instruction", "question"] = "qa"
     judge: AnswerJudge | None = None
     generate: bool = True

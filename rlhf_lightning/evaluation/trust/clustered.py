@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_lightning.evaluation.intervals import Interval
+from rlhf_lightning.evaluation.intervals import Interval, t_quantile
 from rlhf_lightning.evaluation.trust.pairs import Integers
 from rlhf_lightning.pair_accuracy import Estimate, PairCounts, combination
 
@@ -32,7 +32,7 @@ class Share:
     @property
     def interval(self) -> Interval:
         """95 %, by Student's t with one degree of freedom less than there are prompts."""
-        z = student_quantile(0.5 + CONFIDENCE / 2, self.prompts - 1)
+        z = t_quantile(max(self.prompts - 1, 1), CONFIDENCE)
         low, high = self.value - z * self.error, self.value + z * self.error
         return Interval(self.value, max(low, 0.0), min(high, 1.0)) if self.bounded else Interval(self.value, low, high)
 
@@ -126,10 +126,3 @@ def student_to_normal(t: float, degrees: int) -> float:
     d = max(degrees, 1)
     z = math.sqrt(d * math.log1p(t * t / d)) * (8 * d + 1) / (8 * d + 3)
     return math.copysign(z, t)
-
-
-def student_quantile(p: float, degrees: int) -> float:
-    """The inverse of `student_to_normal` at the normal p-quantile."""
-    d = max(degrees, 1)
-    z = NormalDist().inv_cdf(p) * (8 * d + 3) / (8 * d + 1)
-    return math.copysign(math.sqrt(d * math.expm1(z * z / d)), z)

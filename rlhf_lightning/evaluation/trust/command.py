@@ -28,6 +28,7 @@ from rlhf_lightning.evaluation.trust.inputs import (
     response_texts,
     sample_rankings,
     score_texts,
+    shared_prompts,
 )
 from rlhf_lightning.evaluation.trust.markdown import markdown
 from rlhf_lightning.evaluation.trust.report import PolicyOutputs, TrustInputs, TrustReport, plain, trust_report
@@ -89,6 +90,8 @@ def main(args: Sequence[str]) -> int:
     report, head = make_report(settings)
     out = Path(settings.out).expanduser()
     write_report(out, report, head)
+    if shared := head["held_out_prompts_in_training"]:
+        print(f"{shared} prompts of `rankings` are training prompts too, so this flatters the model.")
     for number, finding in enumerate(report.findings, start=1):
         print(f"{number}. {finding.what} {finding.evidence}")
     if not report.findings:
@@ -106,7 +109,7 @@ def make_report(settings: TrustSettings) -> tuple[TrustReport, dict[str, Any]]:
     source = open_source(settings.reward, "reward", expect=("reward",))
     held_out = load(Ranking, settings.rankings, "rankings", settings.on_bad_row)
     training, about_training = find_training(source, settings.training, "training")
-    shared = _shared_prompts(held_out.rows, training)
+    shared = shared_prompts(held_out.rows, training)
     sampled = sample_rankings(training, settings.training_responses, settings.seed) if training else []
     given = {
         name: read_generations(name, files, f"generations.{name}", settings.proxy or "")
@@ -158,11 +161,6 @@ def write_report(out: Path, report: TrustReport, head: dict[str, Any]) -> None:
             os.replace(partial, out / name)
     except OSError as error:
         raise UserError(f"out: cannot write to {str(out)!r}: {error.strerror}. Choose another directory.") from error
-
-
-def _shared_prompts(rows: Sequence[Ranking], training: Sequence[Ranking] | None) -> int:
-    trained = {row.prompt for row in training or ()}
-    return len({row.prompt for row in rows} & trained)
 
 
 def _unscored(texts: Sequence[Scored], rows: Sequence[dict[str, Any]]) -> list[Scored]:

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from rlhf_lightning.artefacts import Source
 from rlhf_lightning.data.kinds import PromptLike, Ranking
 from rlhf_lightning.data.loading import load
+from rlhf_lightning.data.openings import Openings
 from rlhf_lightning.data.reading import read_records
 from rlhf_lightning.data.records import Record
 from rlhf_lightning.errors import UserError
@@ -158,6 +159,15 @@ def read_generations(name: str, files: str, key: str, proxy: str) -> tuple[list[
         numbers = {"kl": kl, "gold": gold, "proxy": own}
         rows.append({what: _number(record, what, value) for what, value in numbers.items()})
     return texts, rows
+
+
+def shared_prompts(rows: Sequence[Ranking], training: Sequence[Ranking] | None) -> int:
+    """How many different prompts of held-out rankings are training prompts too."""
+    ours, theirs = Openings(), Openings()
+    for split, its_rows in ((ours, rows), (theirs, training or ())):
+        for row in its_rows:
+            split.add(row)
+    return ours.shared_with(theirs)
 
 
 def policy_outputs(

@@ -20,6 +20,7 @@ from rlhf_lightning.evaluation.trust.inputs import (
     response_texts,
     sample_rankings,
     score_texts,
+    shared_prompts,
 )
 from rlhf_lightning.evaluation.trust.report import PolicyOutputs, TrustInputs, plain, trust_report
 from rlhf_lightning.evaluation.trust.settings import TrustSectionSettings
@@ -34,7 +35,8 @@ def trust(settings: EvaluateSettings, context: EvaluationContext) -> dict[str, A
     """The report.
 
     Returns:
-        `report.plain` of it, with `reward`, `gold` (the judge, or None) and `training` (what is known of it).
+        `report.plain` of it, with `reward`, `gold` (the judge, or None), `training` (what is known of it) and
+        `held_out_prompts_in_training`, which flatter the model.
     """
     own = _wanted(settings)
     name = _reward(own, context)
@@ -58,6 +60,7 @@ def trust(settings: EvaluateSettings, context: EvaluationContext) -> dict[str, A
         "reward": name,
         "gold": own.gold,
         "training": {"rows": len(training or ()), "known": known},
+        "held_out_prompts_in_training": shared_prompts(held_out, training),
     }
     return {**made_from, **plain(report)}
 

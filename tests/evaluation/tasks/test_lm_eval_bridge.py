@@ -71,7 +71,9 @@ def test_requests_are_answered_in_their_order(stand_in: None, model: LanguageMod
 def test_results_are_kept(stand_in: None, model: LanguageModel, tmp_path: Path) -> None:
     found = run_lm_eval(model, ["copa"], tmp_path, limit=2, shots=1)
     kept = json.loads((tmp_path / "base" / "lm_eval.json").read_text())
-    assert kept["results"] == found == {"copa": {"logprob,none": model.loglikelihood([("a", " b")])[0].logprob}}
+    assert kept["results"] == found
+    # Other requests in the batch change the rounding.
+    assert found["copa"]["logprob,none"] == pytest.approx(model.loglikelihood([("a", " b")])[0].logprob, abs=1e-4)
     assert len(kept["samples"]) == 2
     with pytest.raises(UserError, match=r"could not run \['nonsense'\]"):
         run_lm_eval(model, ["nonsense"], tmp_path)

@@ -10,7 +10,7 @@ import sacrebleu
 from torchmetrics.functional.text import sacre_bleu_score
 from torchmetrics.functional.text.rouge import rouge_score
 
-from rlhf_lightning.evaluation.intervals import mean_interval
+from rlhf_lightning.evaluation.intervals import mean_interval, rate_interval
 from rlhf_lightning.evaluation.tasks.overlap import bleu_metric, bleu_parts, rouge_scores
 from rlhf_lightning.evaluation.tasks.resampling import Metric, estimate, mean_of
 
@@ -25,12 +25,23 @@ REFERENCES = [
 
 def test_a_mean_has_the_interval_of_the_project() -> None:
     values = np.random.default_rng(0).random(200).tolist()
-    ours = estimate(mean_of("x"), [{"x": v} for v in values], seed=0)
+    ours = estimate(mean_of("x", is_rate=False), [{"x": v} for v in values], seed=0)
     theirs = mean_interval(values)
     assert ours is not None
     assert ours.mean == pytest.approx(theirs.mean)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.004)
     assert (ours.high - ours.low) / 2 == pytest.approx(1.96 * np.std(values) / math.sqrt(200), rel=0.1)
+
+
+def test_a_rate_is_uncertain_where_all_items_came_out_alike() -> None:
+    wrong = estimate(mean_of("right"), [{"right": 0.0}] * 4, seed=0)
+    assert wrong is not None
+    expected = rate_interval([0.0] * 4)
+    assert (wrong.mean, wrong.low, wrong.high, wrong.n) == (0, 0, expected.high, 4)
+    assert wrong.high > 0.4
+    beyond = estimate(mean_of("score"), [{"score": 3.0}, {"score": 5.0}], seed=0)  # no rate after all
+    assert beyond is not None
+    assert (beyond.low, beyond.high) == (3, 5)
 
 
 def test_a_ratio_is_of_sums_and_not_a_mean_of_ratios() -> None:

@@ -46,6 +46,8 @@ def test_every_kind_of_task(run: Callable[..., int], tmp_path: Path, capsys: pyt
             assert len(lines) == result["n"] > 0
             assert all(m["low"] <= m["mean"] <= m["high"] for m in result["metrics"].values()), name
             assert set(found["headline"][name]) <= result["metrics"].keys()
+    assert found["harms"]["refusals"]
+    assert not found["harms"]["squad"]
     assert found["models"]["base"]["perplexity"] != found["models"]["sft"]["perplexity"]
     assert set(found["models"]["sft"]["crows_pairs"]["categories"]) == {"age", "gender"}
     assert "crude" in found["models"]["sft"]["toxicity"]["notes"][0]

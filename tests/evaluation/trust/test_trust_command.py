@@ -32,7 +32,9 @@ def outputs(count: int, **more: Any) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_report_is_written(tiny: TinyRuns, tmp_path: Path, jsonl: Callable[..., str]) -> None:
+def test_a_report_is_written(
+    tiny: TinyRuns, tmp_path: Path, jsonl: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     files = jsonl(outputs(4, gold=0.5), "ppo.jsonl"), jsonl(outputs(1, gold=0.2), "sft.jsonl")
     generations = ["--generations.ppo", files[0], "--generations.sft", files[1]]
     assert run(tiny, tmp_path / "trust", "--rankings", RANKINGS, *generations) == 0
@@ -40,6 +42,7 @@ def test_a_report_is_written(tiny: TinyRuns, tmp_path: Path, jsonl: Callable[...
     made_from = report["made_from"]
     assert made_from["training"] == {"rows": 24, "known": "from the artefact's stage.json"}
     assert made_from["held_out_prompts_in_training"] == 24
+    assert "24 prompts of `rankings` are training prompts too" in capsys.readouterr().out
     assert report["accuracy"]["prompts"] == 24
     assert {s["policy"] for s in report["distribution"]} == {"ppo", "sft"}
     assert [c["of"] for c in report["overoptimisation"]] == ["policies", "best-of-n of ppo"]
@@ -133,7 +136,7 @@ def test_a_section_of_an_evaluation(tiny: TinyRuns, tmp_path: Path, capsys: pyte
     assert main([*common, "--trust.rankings", RANKINGS, "--trust.gold", "reward"]) == 0
     result = json.loads((tmp_path / "results" / "trust.json").read_text())["result"]
     assert result["reward"] == "reward"
-    assert result["training"]["rows"] == 24
+    assert result["training"]["rows"] == result["held_out_prompts_in_training"] == 24
     assert {s["policy"] for s in result["distribution"]} == {"base", "sft", "ppo"}
     assert result["overoptimisation"][0]["of"] == "policies"
     assert len(result["overoptimisation"]) == 4
