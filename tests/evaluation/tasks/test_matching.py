@@ -125,7 +125,8 @@ spans = st.lists(span.map(lambda s: " ".join(s[:4])), min_size=1, max_size=4)
 @given(spans, spans)
 def test_drop_is_a_second_implementation(answer: list[str], truth: list[str]) -> None:
     exact, f1 = second_drop(answer, truth)
-    assert drop_matching.f1(answer, truth) == pytest.approx(f1, abs=1e-9)
+    # Both round to two digits, and a half such as 0.375 is a little more or less, by the order of its sum.
+    assert drop_matching.f1(answer, truth) == pytest.approx(f1, abs=0.01 + 1e-9)
     if len(set(map(drop_matching.normalised, answer))) == len(answer):  # sets and bags agree
         assert drop_matching.exact_match(answer, truth) == exact
 
