@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.peer.report import machine
 from rlhf_lightning.artefacts import versions
-from rlhf_lightning.quickstart.report import commit
+from rlhf_lightning.provenance import commit
 
 
 def provenance(device: str) -> dict[str, Any]:

@@ -72,8 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Plan, work, sum up."""
     places, scale = Places(args.out), SCALES[args.scale]
-    extra = ("--model.init_args.sampling.cuda_graphs", "false") if args.no_cuda_graphs else ()
-    matrix = Matrix(scale, places, args.device, tuple(args.seeds), extra)
+    matrix = Matrix(scale, places, args.device, tuple(args.seeds), not args.no_cuda_graphs)
     if "real" in (args.only or ()) and args.data is None:
         raise UserError("--only real needs --data, a directory with real data (README.md says which files).")
     wanted = frozenset(args.only or [e for e in EXPERIMENTS if e != "real" or args.data])

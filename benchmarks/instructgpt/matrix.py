@@ -28,8 +28,8 @@ class Matrix:
     places: Places
     device: str
     seeds: tuple[int, ...]
-    extra: tuple[str, ...] = ()
-    """More arguments for every stage."""
+    cuda_graphs: bool = True
+    """Whether PPO decodes with recorded kernels."""
 
     def jobs(self) -> list[Job]:
         """All of them, in the order in which they are wanted."""
@@ -219,7 +219,9 @@ class Matrix:
             args += [f"--{key}", str(value)]
         for key, value in self.scale.overrides:
             args += [f"--{key}", value]
-        return (*args, *self.extra)
+        if stage.startswith("ppo") and stage != "ppo_init_sft" and not self.cuda_graphs:
+            args += [f"--{MODEL}.sampling.cuda_graphs", "false"]
+        return tuple(args)
 
 
 def pretraining_file(held_out: bool) -> Path:

@@ -61,7 +61,8 @@ def few_of_each_source(rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         by_source[str(row.get("source"))].append(row)
     order = [
-        sorted(found, key=lambda r: hashlib.sha256(r["prompt"].encode()).hexdigest()) for found in by_source.values()
+        sorted(found, key=lambda r: hashlib.sha256(str(r["prompt"]).encode()).hexdigest())
+        for found in by_source.values()
     ]
     return [row for found in order for row in found[:PROMPTS_OF_A_SOURCE]]
 

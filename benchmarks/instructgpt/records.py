@@ -34,7 +34,7 @@ def environment(device: str) -> dict[str, Any]:
     import torch
 
     from rlhf_lightning.artefacts import versions
-    from rlhf_lightning.quickstart.report import commit
+    from rlhf_lightning.provenance import commit
 
     name = torch.cuda.get_device_name(0) if device == "cuda" else (platform.processor() or platform.machine())
     return {

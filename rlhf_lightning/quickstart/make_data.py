@@ -35,7 +35,7 @@ PROMPT_FILES = {
 }
 """Split and default number of rows of each file, by the file's name without `.jsonl`."""
 
-PRETRAINING_FILES = {"pretraining": (False, 420), "pretraining_heldout": (True, 100)}
+PRETRAINING_FILES = {"pretraining": (False, 360), "pretraining_heldout": (True, 72)}
 """Whether it is about the topics of held-out prompts, and the largest number of rows, by the file's name."""
 
 

@@ -37,11 +37,16 @@ OPENERS = (
 MIN_WORDS = 30
 
 UNWANTED = re.compile(
-    r"https?:|www\.|@|\d{6}|\ufffd|"  # addresses, numbers, broken characters
-    r"\b(sex|rap(e|ed|ist)\b|virgin|nud(e|ity)\b|naked|porn|erotic|breasts?\b|underage|abus|whor|bitch|fuck|shit|"
-    r"kill|murder|suicid|guns?\b|shoot|shot\b|bomb|weapon|war\b|attack|stab|hang(ed|ing)\b|tortur|victim|blood|"
-    r"die[ds]?\b|dead\b|death|corpse|terroris|nazi|hitler|slave|racis|hate|cocaine|heroin|drug|jew|muslim|islam|arab|"
-    r"christian|jesus|indian|(black|white) ((wo)?m[ae]n|people)|trump|obama|clinton)",
+    r"https?:|www\.|@|\d{6}|\.(com|org|net)\b|\ufffd|"  # addresses, numbers, broken characters
+    r"\b(sex|rap(e|ed|ist)\b|virgin|nud(e|ity)\b|naked|porn|erotic|breasts?\b|underage|abus|whor|bitch|fuck|shit|s\*\*|"
+    r"piss|damn|hell\b|ass\b|butt\b|labia|lusts?\b|pedo|gay\b|pregnan|hiv\b|cancer|addict|opioid|alcohol|"
+    r"kill|murder|suicid|guns?\b|rifle|shoot|shot\b|bomb|explosi|weapon|war\b|army\b|militar|soldier|attack|violen|"
+    r"stab|hang(ed|ing)\b|poison|tortur|victim|blood|polic(e|ing)\b|crim(e|es|inals?)\b|arrest|"
+    r"die[ds]?\b|dead\b|death|corpse|terroris|nazi|hitler|slave|racis|ethnic|immigra|hate|cocaine|heroin|drug|"
+    r"jew|muslim|islam|arab|christian|jesus|god|(the|my) lord\b|allah|satan|devil|church|catholic|hindu|buddh|mosque|"
+    r"hajj|bible|bethlehem|abu bakr|pray|indian|native american|(black|white) ((wo)?m[ae]n|people)|"
+    r"trump|obama|clinton|rockefeller|luther king|malala|elon\b|clooney|bruce willis|kurt russell|brian cox|"
+    r"north korea|syria|iraq|israel|palestin|ukrain)",
     re.IGNORECASE,
 )
 """A document with any of this is left out whole: a model of this size, let loose, is not always fit to be printed, and

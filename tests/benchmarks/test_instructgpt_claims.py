@@ -106,6 +106,20 @@ def test_half_of_a_loss_is_not_eighty_percent_of_it() -> None:
     assert tasks.numbers["recovered"]["mean"] == pytest.approx(0.5)
 
 
+def test_every_seed_is_shown_beside_what_they_recover_together() -> None:
+    evidence = paper_like()
+    evidence.evaluations["ppo-g4-b0.05-s2"] = policy(0.7, 3.25, 34, gamma=4.0, beta=0.05)
+    text = tax(evidence)[0]
+    assert [one["mean"] for one in text.numbers["recovered_by_seed"].values()] == pytest.approx([0.9, 0.5, 0.9])
+    assert "seed 2: 50%" in text.reason
+
+
+def test_what_cannot_be_divided_stays_infinite() -> None:
+    nothing, lost = np.zeros((1, 2)), np.array([[0.0, 1.0]])
+    share = recovered(lost, nothing, lost + 1)
+    assert share.high == float("inf"), "in a quarter of the resamples nothing was lost"
+
+
 def test_where_nothing_was_lost_nothing_can_be_recovered() -> None:
     evidence = paper_like()
     for s in (1, 2, 3):
@@ -130,12 +144,19 @@ def test_over_optimisation_begins_at_the_best_block() -> None:
     gold = [0.50, 0.51, 0.60, 0.61, 0.70, 0.71, 0.65, 0.66, 0.6, 0.61, 0.5, 0.51, 0.5, 0.51, 0.4, 0.41]
     found = onset(kl, proxy, gold)
     assert found is not None
-    assert (found.kl, found.gold, found.gold_at_end) == pytest.approx((4.5, 0.705, 0.405))
+    assert (found.kl, found.gold, found.gold_at_end) == pytest.approx((5.5, 0.68, 0.455))
     assert onset(kl, proxy, sorted(gold)) is None, "gold rises to the end"
     assert onset(kl, -proxy, gold) is None, "the proxy falls too: that is no over-optimisation"
     noisy = [0.5, 0.7] * 7 + [0.4, 0.78]
     assert onset(kl, proxy, noisy) is None, "within the noise"
     assert onset([1.0], [1.0], [1.0]) is None
+
+
+def test_noise_is_seldom_taken_for_over_optimisation() -> None:
+    rng, same = np.random.default_rng(0), [0.0]
+    for iterations in (16, 48):
+        runs = [onset(same * iterations, same * iterations, rng.normal(size=iterations)) for _ in range(400)]
+        assert sum(found is not None for found in runs) <= 0.05 * len(runs)
 
 
 def test_a_late_budget_is_not_met() -> None:
@@ -168,11 +189,14 @@ def test_the_gap_between_groups() -> None:
         return {"value": value, "error": 0.005}
 
     fold = {"training": estimate(0.72), "held_out": estimate(0.70), "gap": estimate(0.02)}
-    result = {"plan": {"groups": [["a"], ["b"]]}, "folds": [fold, fold], "mean": fold, "over_folds": {"gap": 0.01}}
+    names = [["a"], ["b"], ["c"], ["d"], ["e"]]
+    result = {"plan": {"groups": names}, "folds": [fold] * 5, "mean": fold, "over_folds": {"gap": 0.01}}
     evidence = Evidence({}, {"groups": {"result": result}})
-    assert groups(evidence)[0].verdict == "met"
-    result["over_folds"] = {"gap": 0.03}
-    assert groups(evidence)[0].verdict == "undecided"
+    claim = groups(evidence)[0]
+    assert claim.verdict == "met"
+    assert claim.numbers["error"] == pytest.approx(((2.776 * 0.01) ** 2 + (1.96 * 0.005) ** 2) ** 0.5), "both, by hand"
+    result["over_folds"] = {"gap": 0.012}
+    assert groups(evidence)[0].verdict == "undecided", "five folds say less than 1.96 errors would"
 
 
 def test_the_summary_says_what_is_missing(tmp_path: Path) -> None:

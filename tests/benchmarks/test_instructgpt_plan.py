@@ -57,6 +57,16 @@ def test_a_gpu_changes_the_trainer_and_nothing_else(tmp_path: Path) -> None:
     ]
 
 
+def test_only_ppo_is_told_how_to_decode(tmp_path: Path) -> None:
+    key = "--model.init_args.sampling.cuda_graphs"
+    without = replace(matrix(tmp_path), cuda_graphs=False)
+    told = {job.name for job in without.jobs() + real_jobs(without) if key in job.train}
+    assert told == {
+        job.name for job in without.jobs() + real_jobs(without) if "--model.init_args.policy_from" in job.train
+    }
+    assert not [job.name for job in matrix(tmp_path).jobs() if key in job.train]
+
+
 def test_all_four_gammas_have_the_same_text_and_another_weight(tmp_path: Path) -> None:
     runs = [matrix(tmp_path).ppo(1, gamma, 0.05, 2).train for gamma in SCALES["small"].gammas]
     weights = {run[run.index("--model.init_args.ptx.coef") + 1] for run in runs}

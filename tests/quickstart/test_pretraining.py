@@ -30,7 +30,14 @@ def test_a_text_that_was_cut_off_ends_with_its_last_sentence() -> None:
     assert document("The sea", LONG, False) is None, "no whole sentence"
     assert document("The sea", " is deep.", True) is None, "too short"
     assert document("The sea", f"{LONG}. Write to a@b.org.", True) is None
-    assert document("The sea", f"{LONG}. He was killed.", True) is None
+    for unfit in (
+        "He was killed.",
+        "God knows.",
+        "The Army came.",
+        "See scissors.com for it.",
+        "Thus spoke Bruce Willis.",
+    ):
+        assert document("The sea", f"{LONG}. {unfit}", True) is None, unfit
 
 
 def test_training_text_names_no_topic_that_is_held_out() -> None:
@@ -44,7 +51,7 @@ def test_training_text_names_no_topic_that_is_held_out() -> None:
 @pytest.mark.parametrize("name", ["pretraining", "pretraining_heldout"])
 def test_what_ships(name: str) -> None:
     rows = read_rows(DATA / f"{name}.jsonl")
-    assert len({row["id"] for row in rows}) == len(rows) >= 90
+    assert len({row["id"] for row in rows}) == len(rows) >= 70
     assert len({row["text"] for row in rows}) == len(rows)
     begun = dict(openers(name == "pretraining_heldout"))
     held_out = bank_topics(True)
@@ -70,7 +77,7 @@ def test_the_command_writes_both_files(tmp_path: Path, monkeypatch: pytest.Monke
     main(["pretraining", "--base", "some/model", "--out", str(tmp_path / "new")])
     assert [a[:2] for a in asked] == [("some/model", 12 * 66), ("some/model", 12 * 21)]
     assert asked[0][2] != asked[1][2], "held-out text has random numbers of its own"
-    assert len(read_rows(tmp_path / "new" / "pretraining.jsonl")) == 420
+    assert len(read_rows(tmp_path / "new" / "pretraining.jsonl")) == 360
     assert json.loads((tmp_path / "new" / "pretraining_heldout.jsonl").read_text().splitlines()[0])["text"]
 
 

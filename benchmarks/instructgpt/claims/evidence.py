@@ -104,7 +104,8 @@ def bootstrap(statistic: Callable[[NDArray[np.int64]], Array], units: int, seed:
     """
     draws = np.random.default_rng(seed).integers(units, size=(RESAMPLES, units))
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = np.nan_to_num(statistic(draws), nan=np.inf)  # 0 / 0: nothing lost, so anything is possible
+        values = statistic(draws)
+        values = np.where(np.isnan(values), np.inf, values)  # 0 / 0: nothing lost, so anything is possible
         point = float(statistic(np.arange(units, dtype=np.int64)[None])[0])
     # Not interpolated: between a number and infinity there is nothing.
     low, high = np.quantile(values, [0.025, 0.975], method="nearest")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from benchmarks.instructgpt.claims.claim import Claim, no_data
@@ -9,6 +10,8 @@ from benchmarks.instructgpt.claims.evidence import Evidence
 
 STATEMENT = "Reward models are at most 5 points less accurate on a held-out labeler group (2.8 in §4.1)"
 MARGIN = 0.05
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom; the last for more, too."""
 COLUMNS = ("held out", "training groups", "held-out group", "gap")
 
 
@@ -25,12 +28,14 @@ def groups(evidence: Evidence) -> list[Claim]:
     mean, spread = result["mean"], result["over_folds"]["gap"]
     rows.append(("mean", *(_cell(mean[name]) for name in ("training", "held_out", "gap"))))
     gap = mean["gap"]["value"]
-    # The larger of two errors: of the choice of prompts, and of labelers.
-    error = 1.96 * max(spread, mean["gap"]["error"] or 0.0)
+    # Both the choice of prompts, which all folds share, and that of labelers, of whom there are few groups.
+    quantile = STUDENT[min(len(result["folds"]) - 1, len(STUDENT)) - 1]
+    error = math.hypot(quantile * spread, 1.96 * (mean["gap"]["error"] or 0.0))
     verdict: Any = "met" if gap + error <= MARGIN else "not met" if gap - error > MARGIN else "undecided"
     reason = (
         f"{_cell(mean['training'])} on training groups, {_cell(mean['held_out'])} on the held-out group, gap "
-        f"{_cell(mean['gap'])} (standard errors over prompts); folds differ by ± {100 * spread:.1f}."
+        f"{_cell(mean['gap'])} (standard errors over prompts; ± {100 * spread:.1f} from how folds differ); with "
+        f"both, the 95 % interval of the gap is ± {100 * error:.1f}."
     )
     return [Claim("groups", STATEMENT, verdict, reason, COLUMNS, tuple(rows), {"gap": gap, "error": error})]
 

@@ -45,11 +45,14 @@ def _claim(evidence: Evidence, what: str, goodness: Measure) -> Claim:
     lost, beyond = mean_over_units(base - ppo), mean_over_units(sft - ppo)
     share = recovered(base, ppo, ptx)
     reason = f"PPO lost {shown(lost)} against base, of which {shown(beyond)} against SFT. "
+    each = {str(s): recovered(base[[i]], ppo[[i]], ptx[[i]]) for i, s in enumerate(seeds)}
     numbers = {"lost": vars(lost), "lost_against_sft": vars(beyond), "recovered": _finite(share), "seeds": seeds}
+    numbers["recovered_by_seed"] = {s: _finite(one) for s, one in each.items()}
     if lost.low <= 0:
         reason += "That is not distinguishable from nothing, so there is nothing to recover."
         return Claim("tax", STATEMENT + what, "undecided", reason, numbers=numbers)
-    reason += f"PPO-ptx recovers {_percent(share)} of the former"
+    by_seed = ", ".join(f"seed {s}: {_percent(one)}" for s, one in each.items())
+    reason += f"PPO-ptx recovers {_percent(share)} of the former ({by_seed})"
     if beyond.low > 0:
         of_rl = recovered(sft, ppo, ptx)
         numbers["recovered_against_sft"] = _finite(of_rl)
