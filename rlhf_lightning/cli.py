@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -144,8 +145,17 @@ def main(args: list[str] | None = None) -> int:
     keep_few_products()
     given = sys.argv[1:] if args is None else args
     if given and given[0] in COMMANDS:
-        return reported(lambda: run_command(given[0], given[1:]))
+        return reported(lambda: interruptible(given[0], given[1:]))
     return reported(lambda: run_stage(list(given)))
+
+
+def interruptible(name: str, args: list[str]) -> int:
+    """Run a command beside the stages, which have a way of their own to stop."""
+    try:
+        return run_command(name, args)
+    except KeyboardInterrupt:
+        print("Stopped by Ctrl-C. What is on disk stays; start the same command to go on.", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def run_stage(args: list[str]) -> int:

@@ -89,3 +89,14 @@ def test_a_command_that_is_not_there(echo: list[Settings], capsys: pytest.Captur
     assert "'evalute' is no command" in error
     for name in ("fit", "evaluate", "trust", "echo"):
         assert name in error
+
+
+def test_an_interrupted_command_says_so_in_one_line(
+    echo: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str, args: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlhf_lightning.cli.run_command", interrupted)
+    assert main(["echo"]) == 130
+    assert capsys.readouterr().err.startswith("Stopped by Ctrl-C.")

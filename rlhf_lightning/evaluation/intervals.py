@@ -39,16 +39,6 @@ def mean_interval(values: Sequence[float], seed: int = 0, confidence: float = 0.
     return Interval(float(x.mean()), float(low), float(high))
 
 
-def win_rate(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Interval:
-    """How often our number is the higher one, ties counting half; pairs are by position.
-
-    >>> win_rate([1.0, 1.0, 0.0, 0.5], [0.0, 0.0, 1.0, 0.5]).mean
-    0.625
-    """
-    outcomes = [0.5 if a == b else float(a > b) for a, b in zip(ours, theirs, strict=True)]
-    return mean_interval(outcomes, seed)
-
-
 def rate_interval(outcomes: Sequence[float], confidence: float = 0.95) -> Interval:
     """A rate, such as a win rate, with its interval over prompts.
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lightning.evaluation.intervals import mean_interval
+from rlhf_lightning.evaluation.intervals import mean_interval, rate_interval
 from rlhf_lightning.evaluation.report.command import ReportSettings
 from rlhf_lightning.evaluation.report.command import write_report as write_page_report
 
@@ -103,8 +103,8 @@ def _summary(values: list[float], rows: list[dict[str, Any]]) -> dict[str, Any]:
     groups: dict[str, list[float]] = {}
     for value, row in zip(values, rows, strict=True):
         groups.setdefault(row["category"], []).append(value)
-    by_category = {c: {"win_rate": _interval(v), "prompts": len(v)} for c, v in sorted(groups.items())}
-    return {"win_rate": _interval(values), "prompts": len(values), "by_category": by_category}
+    by_category = {c: {"win_rate": asdict(rate_interval(v)), "prompts": len(v)} for c, v in sorted(groups.items())}
+    return {"win_rate": asdict(rate_interval(values)), "prompts": len(values), "by_category": by_category}
 
 
 def _interval(values: list[float]) -> dict[str, float] | None:

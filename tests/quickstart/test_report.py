@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.evaluation.intervals import mean_interval, win_rate
+from rlhf_lightning.evaluation.intervals import mean_interval
 from rlhf_lightning.quickstart import run
 from rlhf_lightning.quickstart.compare import agreement_of, build_panel, compare
 from rlhf_lightning.quickstart.evaluation_files import write_page
@@ -100,4 +100,3 @@ def test_intervals() -> None:
     assert interval.low == pytest.approx(0.451, abs=0.01)
     assert interval.high == pytest.approx(0.549, abs=0.01)
     assert mean_interval([3.0]).low == mean_interval([3.0]).high == 3.0
-    assert win_rate([1, 2, 3], [0, 2, 4]).mean == 0.5

@@ -113,10 +113,13 @@ def trust_report(inputs: TrustInputs, settings: SliceSettings = SliceSettings(),
     )
     report.slices += [one for column in ("length gap", "score gap") for one in gap_slices(trusted, column)]
     report.length = length_bias(trusted)
-    report.calibration = calibrate(trusted.margin, trusted.prompt)
+    if settings.enough(len(trusted), len(np.unique(trusted.prompt))):
+        report.calibration = calibrate(trusted.margin, trusted.prompt)
     report.distribution = _shifts(inputs)
     report.overoptimisation = _curves(inputs.policies, seed)
     report.left_out = _left_out(inputs, report, table)
+    if report.calibration is None:
+        report.left_out["calibration"] = f"fewer than {settings.min_pairs} pairs or {settings.min_prompts} prompts"
     report.findings = _findings(report, training)
     return report
 

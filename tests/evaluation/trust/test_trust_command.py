@@ -142,3 +142,11 @@ def test_a_section_of_an_evaluation(tiny: TinyRuns, tmp_path: Path, capsys: pyte
     assert len(result["overoptimisation"]) == 4
     assert main([*common, "--trust.rankings", RANKINGS, "--trust.gold", "nobody"]) == 1
     assert "trust.gold: 'nobody' is none of the judges" in capsys.readouterr().err
+
+
+def test_few_pairs_have_no_calibration(tiny: TinyRuns, tmp_path: Path, jsonl: Callable[..., str]) -> None:
+    file = jsonl([{"prompt": "Hi", "responses": ["a", "b"], "ranks": [1, 2]}])
+    assert run(tiny, tmp_path / "trust", "--rankings", file) == 0
+    report = json.loads((tmp_path / "trust" / "trust.json").read_text())
+    assert report["calibration"] is None
+    assert "fewer than 40 pairs" in report["left_out"]["calibration"]
