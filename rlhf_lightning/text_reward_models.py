@@ -20,6 +20,8 @@ from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.ragged import from_lengths
 from rlhf_lightning.prompt_template import PromptTemplate, as_messages, plain_text
 
+SHORTEN = "Lower data.init_args.max_prompt_tokens or model.init_args.sampling.max_response_tokens."
+"""What to do about a text that is too long, by PPO's keys."""
 _SHOWN = 80
 """Characters of a prompt or response in a message."""
 
@@ -38,18 +40,20 @@ class Prompted(Protocol):
 class RewardReader:
     """From texts to the token ids of a reward model, or to an error that says which text it cannot read."""
 
-    def __init__(self, source: Source, key: str, trust_remote_code: bool = False) -> None:
+    def __init__(self, source: Source, key: str, trust_remote_code: bool = False, shorten: str = SHORTEN) -> None:
         """
         Args:
             source: A reward artefact.
             key: Where in the configuration it stands.
             trust_remote_code: Run code that comes with the model.
+            shorten: What to do about a text that is longer than its context.
 
         Raises:
             UserError: Its tokenizer or its configuration cannot be read.
         """
         assert source.info is not None
         self.source, self.key, self._name = source, key, str(source.adapter or source.model)
+        self._shorten = shorten
         tokenizer = load_tokenizer(source.tokenizer, None, key, trust_remote_code)
         self.template = PromptTemplate(tokenizer, source.info.prompt_format)
         self.limits = load_limits(source.model, key, trust_remote_code)
@@ -100,8 +104,7 @@ class RewardReader:
         if self.limits.context is not None and len(ids) > self.limits.context:
             raise RewardError(
                 f"{self.key}: {where} has {len(ids)} tokens for the model in {self._name!r}, whose context length is "
-                f"{self.limits.context}. Lower data.init_args.max_prompt_tokens or "
-                "model.init_args.sampling.max_response_tokens."
+                f"{self.limits.context}. {self._shorten}"
             )
         self.limits.check_vocabulary(ids, f"{self.key}: {where}")
 

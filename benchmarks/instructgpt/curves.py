@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ TAGS = {
 def trajectory(run: Path) -> dict[str, list[float]]:
     """Scalars of every iteration, in order; a key is missing where the run did not log it.
 
-    Gold is of responses taken to have ended (see `gold_reward`); the share of gold for an end is taken off here for
-    those that had none.
+    Values that are not finite are counted in `not_finite`. Gold is of responses taken to have ended (see
+    `gold_reward`); the share of gold for an end is taken off here for those that had none.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -36,13 +37,30 @@ def trajectory(run: Path) -> dict[str, list[float]]:
     events.Reload()
     logged = set(events.Tags()["scalars"])
     found: dict[str, list[float]] = {}
+    broken = 0
     for name, tag in TAGS.items():
         if tag in logged:
             by_step: dict[int, float] = {e.step: e.value for e in events.Scalars(tag)}
-            found[name] = [round(by_step[step], 5) for step in sorted(by_step)]
+            series = [by_step[step] for step in sorted(by_step)]
+            broken += sum(not math.isfinite(value) for value in series)
+            found[name] = [round(value, 5) for value in finite(series)]
     if "gold" in found and "eos_rate" in found:
         pairs = zip(found["gold"], found["eos_rate"], strict=True)
         found["gold"] = [round(g - ENDED * (1 - eos), 5) for g, eos in pairs]
+    if broken:
+        found["not_finite"] = [float(broken)]
+    return found
+
+
+def finite(series: list[float]) -> list[float]:
+    """Each value that is not finite as the last one that was: JSON has no others, and a diverged run needs a record.
+
+    >>> finite([1.0, float("nan"), 3.0]), finite([float("inf"), 2.0])
+    ([1.0, 1.0, 3.0], [0.0, 2.0])
+    """
+    found: list[float] = []
+    for value in series:
+        found.append(value if math.isfinite(value) else found[-1] if found else 0.0)
     return found
 
 

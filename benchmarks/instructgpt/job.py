@@ -81,9 +81,20 @@ def fit(job: Job, setting: Setting) -> None:
     status = main([*job.train, *placed(job, run)])
     seconds = _attempts(run, time.perf_counter() - start)
     if status:
+        note_divergence(job, places)
         sys.exit(status)
+    places.diverged(job.name).unlink(missing_ok=True)
     write_record(places.training(job.name), training_record(job, setting, run, seconds))
     _forget()
+
+
+def note_divergence(job: Job, places: Places) -> None:
+    """Keep what a run says that gave up because it diverged: without a record it would count as not done yet."""
+    log = places.log(job.name)
+    said = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    if message := next((line for line in reversed(said[-20:]) if "no finite gradient" in line), None):
+        record = {"seed": job.seed, "message": message.removeprefix("error: ")[:200]}
+        write_record(places.diverged(job.name), record)
 
 
 def placed(job: Job, run: Path) -> list[str]:

@@ -72,6 +72,10 @@ class Places:
         """Record of a training: its seconds, metrics and curves."""
         return self.out / "training" / f"{job}.json"
 
+    def diverged(self, job: str) -> Path:
+        """Record of a training that gave up for want of a finite gradient."""
+        return self.out / "diverged" / f"{job}.json"
+
     def log(self, job: str) -> Path:
         return self.out / "logs" / f"{job}.log"
 

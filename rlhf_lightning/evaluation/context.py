@@ -114,7 +114,8 @@ class EvaluationContext:
         if name not in self._rewards:
             source = self.reward_sources[name]
             key = "reward" if name == "reward" else f"reward.{name}"
-            reader = RewardReader(source, key, self.settings.trust_remote_code)
+            shorten = "Lower sampling.max_response_tokens, or shorten the text."
+            reader = RewardReader(source, key, self.settings.trust_remote_code, shorten)
             model = TextRewardModel(reader, self.settings.micro_batch_tokens)
             shared = None
             if source.adapter:

@@ -82,7 +82,7 @@ class RMScore(nn.Module):
         self.settings, self._trust = settings, trust_remote_code
         self.source = open_source(settings.reward_from, REWARD_KEY, expect=("reward",))
         self.reward_model = TextRewardModel(
-            RewardReader(self.source, REWARD_KEY, trust_remote_code), micro_batch_tokens
+            RewardReader(self.source, REWARD_KEY, trust_remote_code, f"Lower {SHORTEN}."), micro_batch_tokens
         )
         self.prompts: list[ValidationPrompt] = []
         self.max_response_tokens = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from benchmarks.instructgpt.claims.overoptimisation import onset
 from benchmarks.instructgpt.claims.recipe import divergence, recipe
 from benchmarks.instructgpt.claims.selection import selection
 from benchmarks.instructgpt.claims.tax import tax
-from benchmarks.instructgpt.plan import Places
+from benchmarks.instructgpt.job import note_divergence
+from benchmarks.instructgpt.plan import Job, Places
 from benchmarks.instructgpt.summary import summarise
 from rlhf_lightning.evaluation.intervals import mean_interval
 
@@ -175,6 +177,7 @@ def test_a_late_budget_is_not_met() -> None:
         ({"ptx_loss": [3.0, 3.1, 3.2, 3.4, 3.8]}, "pretraining loss from 3.00 to 3.80"),
         ({"proxy": [0.0, 0.5, -1.0]}, "RM score from 0.00 to -1.00"),
         ({"kl": [1.0, 60.0, 2.0]}, "KL up to 60"),
+        ({"not_finite": [3.0]}, "3 metrics that are not finite"),
     ],
 )
 def test_divergence_is_noticed(curves: dict[str, list[float]], reason: str) -> None:
@@ -182,6 +185,24 @@ def test_divergence_is_noticed(curves: dict[str, list[float]], reason: str) -> N
     evidence = paper_like()
     evidence.trainings["paper-s2"]["curves"] |= curves
     assert recipe(evidence)[0].verdict == "not met"
+
+
+def test_a_run_that_gave_up_has_diverged(tmp_path: Path) -> None:
+    places, job = Places(tmp_path), Job("paper-s2", 0, frozenset(), 2)
+    places.log("paper-s2").parent.mkdir()
+    places.log("paper-s2").write_text("step 3\nerror: 11 steps in a row had no finite gradient: the loss is nan\n")
+    note_divergence(job, places)
+    evidence = paper_like()
+    del evidence.trainings["paper-s2"]
+    assert recipe(evidence)[0].verdict == "undecided"
+    found = replace(evidence, diverged=Evidence.read(tmp_path).diverged)
+    claim = recipe(found)[0]
+    assert claim.verdict == "not met"
+    assert "2 of 3 seeds" in claim.reason
+    assert "11 steps in a row had no finite gradient" in claim.reason
+    places.log("paper-s3").write_text("error: no memory\n")
+    note_divergence(replace(job, name="paper-s3"), places)
+    assert not places.diverged("paper-s3").is_file()
 
 
 def test_the_gap_between_groups() -> None:

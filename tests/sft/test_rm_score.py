@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rlhf_lightning.artefacts import read_info
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.building import ADAPTER
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.sft.data import DemonstrationDataModule
@@ -95,6 +96,17 @@ def test_a_foreign_reward_model_reads_text(tiny: TinyRuns, foreign: str, tmp_pat
         )
         ids += [tokenizer.eos_token_id] if answer.ended else []
         assert answer.score == pytest.approx(plain_score(foreign, ids), abs=1e-5)
+
+
+def test_a_text_that_is_too_long_for_the_reward_model_names_this_stages_keys(
+    tiny: TinyRuns,
+    foreign: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    module = made(tmp_path, str(tiny.root / "sft"), foreign, num_prompts=3)
+    assert isinstance(module.rm_score, RMScore)
+    with pytest.raises(UserError, match=r"context length is 256. Lower model.init_args.select.max_response_tokens or"):
+        module.rm_score.reward_model.reader.sequence("Why?", "x" * 300, True)
 
 
 def test_a_shared_base_is_loaded_once_and_nothing_of_the_reward_model_is_trained(

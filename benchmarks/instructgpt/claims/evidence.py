@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,17 @@ class Evidence:
 
     evaluations: dict[str, Record]
     trainings: dict[str, Record]
+    diverged: dict[str, Record] = field(default_factory=dict)
+    """Trainings that gave up for want of a finite gradient."""
 
     @classmethod
     def read(cls, out: Path) -> Evidence:
         """Everything that is finished."""
-        evaluations, trainings = (
+        evaluations, trainings, diverged = (
             {file.stem: record for file in sorted((out / kind).glob("[!.]*.json")) if (record := read_record(file))}
-            for kind in ("evaluations", "training")
+            for kind in ("evaluations", "training", "diverged")
         )
-        return cls(evaluations, trainings)
+        return cls(evaluations, trainings, diverged)
 
     def policy(self, model: str, seed: int) -> Record | None:
         """Evaluation of "base", "sft", or a run's name without its seed."""

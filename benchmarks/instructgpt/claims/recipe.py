@@ -33,6 +33,10 @@ def recipe(evidence: Evidence) -> list[Claim]:
             if run == "paper":
                 seeds.append(training["seed"])
                 diverged += [f"seed {training['seed']}: {'; '.join(reasons)}"] if reasons else []
+    for name, record in evidence.diverged.items():
+        if name.rpartition("-s")[0] == "paper" and name not in evidence.trainings:
+            seeds.append(record["seed"])
+            diverged.append(f"seed {record['seed']}: stopped, {record['message']}")
     if not seeds:
         missing = no_data("recipe", STATEMENT, "runs with the paper's recipe")
         return [replace(missing, columns=COLUMNS, rows=tuple(rows))]
@@ -45,6 +49,8 @@ def recipe(evidence: Evidence) -> list[Claim]:
 def divergence(curves: dict[str, list[float]]) -> list[str]:
     """Why a run counts as diverged; empty where it does not."""
     found = []
+    if broken := curves.get("not_finite"):
+        found.append(f"{broken[0]:g} metrics that are not finite")
     if max(curves.get("skipped_steps") or [0.0]) > 0:
         found.append(f"{max(curves['skipped_steps']):g} steps without a finite gradient")
     first, end = ends(curves.get("ptx_loss") or [0.0])
