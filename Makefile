@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The torch that pip finds for this machine; `make install TORCH=""` keeps one that is already in $(VENV).
 TORCH ?= torch==2.13.0
+# Processes that share the test files; each computes with one thread.
+WORKERS ?= 2
 SEED ?= 1
 ROOT ?= checkpoints/quickstart
 
@@ -27,7 +29,7 @@ quickstart: install  ## SFT, reward model, PPO and a comparison on a real 135M m
 	$(BIN)/python -m rlhf_lightning.quickstart.run --seed $(SEED) --root $(ROOT)
 
 test: install  ## the default tests: no network, no GPU
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: install  ## tests on the real model too
 	$(BIN)/python -m pytest -m "slow or not slow"
