@@ -13,7 +13,6 @@ from rlhf_lightning.masked import position_ids
 from rlhf_lightning.models.ragged_attention import NAME
 from rlhf_lightning.rollouts.cuda_graphs import RecordedStep
 from rlhf_lightning.rollouts.engine import Generated
-from rlhf_lightning.rollouts.gpu_decoder import STEP, GpuDecoder
 from rlhf_lightning.rollouts.inverse_cdf import draw
 from rlhf_lightning.rollouts.kv_cache import fix_shapes, release_shapes, roomy_cache
 from rlhf_lightning.rollouts.lean_decoder import LeanDecoder
@@ -99,8 +98,9 @@ class Batch:
         self.alive = torch.ones(size, dtype=torch.bool, device=device)
         self.token = prompt_ids[:, -1].clone()
         self.position = position_ids(prompt_mask)[:, -1:].clone()
-        spare = -(prompt_mask.shape[1] + limit) % STEP if isinstance(lean, GpuDecoder) else 0
-        self.mask = torch.cat([prompt_mask, prompt_mask.new_zeros(size, limit + spare)], dim=1)
+        width = prompt_mask.shape[1] + limit
+        spare = (lean.columns(width) if lean else width) - prompt_mask.shape[1]
+        self.mask = torch.cat([prompt_mask, prompt_mask.new_zeros(size, spare)], dim=1)
         # Tokens sampled so far; the same on the device; and where the cache's next column is, on the device too.
         self.sampled = 0
         self.step = torch.zeros(1, dtype=torch.long, device=device)
@@ -119,7 +119,7 @@ class Batch:
         first, prompt_of = _distinct(self.prompt_ids, self.prompt_mask)
         roomy = roomy_cache(self.lm.config, self.mask.shape[1] - 1)
         self._fixed = fixed_shapes and roomy is not None and self.lm.config._attn_implementation in ("sdpa", NAME)
-        self._fixed = self._fixed or isinstance(self.lean, GpuDecoder)
+        self._fixed = self.lean.fixed_shapes if self.lean else self._fixed
         self._record = fixed_shapes and self.token.is_cuda
         self.cache: Cache = roomy or DynamicCache(config=self.lm.config)
         mask = self.prompt_mask[first]
@@ -164,8 +164,8 @@ class Batch:
         return Generated(ids, mask, self.logprobs[:, :width], ~has_eos)
 
     def _make_room(self, columns: int) -> int:
-        if isinstance(self.lean, GpuDecoder):
-            return self.lean.room(columns)
+        if self.lean:
+            return self.lean.columns(columns)
         return fix_shapes(self.cache, columns, self.column)
 
     def _let_shapes_change(self) -> None:

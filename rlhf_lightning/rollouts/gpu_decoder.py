@@ -21,11 +21,9 @@ STEP = 64
 class GpuDecoder(LeanDecoder):
     """Computes the hidden states of one new token in each of B rows, all waits and changing shapes left out."""
 
-    def room(self, columns: int) -> int:
-        """How many columns to look at when so many are needed: more than that are masked, and read in vain."""
-        return min(-(-columns // STEP) * STEP, int(self.buffers[0].shape[2]))
+    fixed_shapes = True
 
-    def _columns(self, columns: int) -> int:
+    def columns(self, columns: int) -> int:
         return -(-columns // STEP) * STEP  # whole steps: attention's kernel wants masks of a multiple of 8 columns
 
     def _step(self, token: Tensor, mask: Tensor, position: Tensor, column: Tensor) -> Tensor:

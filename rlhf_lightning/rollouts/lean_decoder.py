@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,9 @@ class _Layer:
 
 class LeanDecoder:
     """Computes the hidden states of one new token in each of B rows; keeps keys and values of those before."""
+
+    fixed_shapes: ClassVar[bool] = False
+    """Whether a step looks at columns that are not filled yet, so that shapes stay from step to step."""
 
     @torch.no_grad()
     def __init__(self, lm: Any, adapter: str | None) -> None:
@@ -111,7 +114,7 @@ class LeanDecoder:
             assert keys is not None
             assert values is not None
             # Zeros, not whatever was there: attention multiplies columns it must not see by 0, and 0 * NaN is NaN.
-            shape = (len(rows), 2 * self.groups, self._columns(columns), self.size)
+            shape = (len(rows), 2 * self.groups, self.columns(columns), self.size)
             buffer = torch.zeros(shape, dtype=self.dtype, device=self.device)
             buffer[:, : self.groups, : keys.shape[2]] = keys[rows]
             buffer[:, self.groups :, : keys.shape[2]] = values[rows]
@@ -135,7 +138,7 @@ class LeanDecoder:
         with torch.autocast(self.device.type, enabled=False):
             return self._step(token, mask, position, column)
 
-    def _columns(self, columns: int) -> int:
+    def columns(self, columns: int) -> int:
         """How many columns the buffers have for so many tokens."""
         return columns
 

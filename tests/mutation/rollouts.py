@@ -215,5 +215,5 @@ GPU_DECODER = table(
         "unflatten(1, (heads // groups, groups)).transpose(1, 2)",
         OWN,
     ),
-    ("too few columns", "min(-(-columns // STEP) * STEP", "min(columns // STEP * STEP", GROWS),
+    ("too few columns", "return -(-columns // STEP) * STEP", "return columns // STEP * STEP", GROWS),
 )

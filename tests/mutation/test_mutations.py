@@ -41,7 +41,7 @@ NOT_MATHS = {
     "_base",
     "stacked",
     "__str__",
-    "_columns",  # how large a buffer is made
+    "columns",  # how large a buffer is made
     "summary",  # a message
     "lengths",  # for the data card: tests/data/test_data_card.py
     "step",  # of the lean decoder: only switches autocast off

@@ -161,7 +161,6 @@ def test_the_gpu_decoder_samples_the_same_while_rows_leave_and_columns_grow(
     monkeypatch: pytest.MonkeyPatch, fixed_shapes: bool
 ) -> None:
     monkeypatch.setattr(gpu_decoder, "STEP", 4)
-    monkeypatch.setattr(decoding, "STEP", 4)
     model = backbone("llama")
     ids = torch.randint(3, 50, (6, 5), generator=torch.Generator().manual_seed(2))
     ids[0, :3] = ids[3, :1] = 0
