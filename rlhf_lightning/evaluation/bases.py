@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from rlhf_lightning.artefacts import Source
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone, load_causal_lm
 from rlhf_lightning.models.building import attach_adapter
 from rlhf_lightning.models.lora import LoraSettings
@@ -49,3 +50,19 @@ class Bases:
     def loaded(self) -> list[str]:
         """`Source.model` of the bases in memory."""
         return list(self._loaded)
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name, tried out; "auto" is a GPU where there is one.
+
+    Raises:
+        UserError: It cannot be used here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from rlhf_lightning.artefacts import Source, source_fingerprint
-from rlhf_lightning.errors import UserError
-from rlhf_lightning.evaluation.bases import Bases
+from rlhf_lightning.evaluation.bases import Bases, usable_device
 from rlhf_lightning.evaluation.evaluated_model import EvaluatedModel
 from rlhf_lightning.evaluation.generations import Generation, GenerationFile
 from rlhf_lightning.evaluation.judges import Judge, RewardJudge
@@ -39,7 +38,7 @@ class EvaluationContext:
         self.settings = settings
         self.out = Path(settings.out).expanduser()
         self.seed = settings.seed
-        self.device = _device(settings.device)
+        self.device = usable_device(settings.device)
         self.dtype = base_dtype(settings.precision, LoraSettings())
         self.entries: dict[str, ModelEntry] = open_models(settings.models)
         """What the models are."""
@@ -193,14 +192,3 @@ class EvaluationContext:
             "rewards": rewards,
             "prompts": prompts | {"skipped": self.data.skipped},
         }
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device

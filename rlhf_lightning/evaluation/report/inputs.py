@@ -12,8 +12,7 @@ from rlhf_lightning.artefacts import STAGE_FILE
 from rlhf_lightning.data.card.card import CARD_FILE
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.report.blocks import mapping
-
-ABOUT_FILE = "evaluation.json"
+from rlhf_lightning.evaluation.sections import ABOUT_FILE
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rlhf_lightning.commands import parse_settings
 from rlhf_lightning.data.kinds import Ranking
 from rlhf_lightning.data.loading import load
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.evaluation.bases import usable_device
 from rlhf_lightning.evaluation.trust.inputs import (
     Scored,
     build_scorer,
@@ -115,13 +116,17 @@ def make_report(settings: TrustSettings) -> tuple[TrustReport, dict[str, Any]]:
         name: read_generations(name, files, f"generations.{name}", settings.proxy or "")
         for name, files in settings.generations.items()
     }
-    reader, dtype, device = RewardReader(source, "reward"), PRECISIONS[settings.precision], _device(settings.device)
+    reader, dtype, device = (
+        RewardReader(source, "reward"),
+        PRECISIONS[settings.precision],
+        usable_device(settings.device),
+    )
     wanted = sampled if given else []
     texts = {"rankings": response_texts(held_out.rows), "training": response_texts(wanted)}
     texts |= {f"generations.{name}": _unscored(*one) for name, one in given.items()}
     everything = [text for part in texts.values() for text in part]
     check_texts(reader, everything)
-    with torch.autocast(device.split(":")[0], dtype, enabled=dtype != torch.float32):
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         found = iter(score_texts(build_scorer(reader, dtype, device, settings.micro_batch_tokens), everything))
     scores = {name: [next(found) for _ in part] for name, part in texts.items()}
     policies = [_with_proxy(name, *one, scores[f"generations.{name}"]) for name, one in given.items()]
@@ -173,13 +178,3 @@ def _with_proxy(
     left = iter(scores)
     proxy = [next(left) if row["proxy"] is None else float(row["proxy"]) for row in rows]
     return policy_outputs(name, texts, rows, proxy)
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return name

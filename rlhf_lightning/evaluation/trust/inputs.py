@@ -96,7 +96,9 @@ def check_texts(reader: RewardReader, texts: Sequence[Scored]) -> None:
             raise UserError(f"{error} Or leave the row out.") from error
 
 
-def build_scorer(reader: RewardReader, dtype: torch.dtype, device: str, micro_batch_tokens: int) -> TextRewardModel:
+def build_scorer(
+    reader: RewardReader, dtype: torch.dtype, device: torch.device, micro_batch_tokens: int
+) -> TextRewardModel:
     """The reward model with its weights."""
     model = TextRewardModel(reader, micro_batch_tokens)
     model.build(LoraSettings(), dtype, False, None)
