@@ -172,6 +172,6 @@ def token_counter(name: str | None) -> Counter:
     if name is None:
         return Counter(None)
     from rlhf_lightning.artefacts import open_source
-    from rlhf_lightning.models.backbone import load_tokenizer
+    from rlhf_lightning.models.loading import load_tokenizer
 
     return Counter(load_tokenizer(open_source(name, "tokenizer").tokenizer, None, "tokenizer", False))

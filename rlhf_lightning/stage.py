@@ -32,8 +32,9 @@ from rlhf_lightning.fitting.master_weights import MasterWeights
 from rlhf_lightning.fitting.run_state import RunState
 from rlhf_lightning.fitting.stopping import StopOnRequest
 from rlhf_lightning.memory import MemorySettings
-from rlhf_lightning.models.backbone import Backbone, load_tokenizer
+from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.limits import load_limits
+from rlhf_lightning.models.loading import load_tokenizer
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.sources import fingerprint
 from rlhf_lightning.prompt_template import PromptTemplate

@@ -13,9 +13,10 @@ from rlhf_lightning.artefacts import Source
 from rlhf_lightning.data.kinds import PromptLike
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.memory import split_by_tokens
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm, load_tokenizer
+from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.building import attach_adapter, build_head, merge_into
 from rlhf_lightning.models.limits import load_limits
+from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.ragged import from_lengths
 from rlhf_lightning.prompt_template import PromptTemplate, as_messages, plain_text

@@ -14,7 +14,7 @@ from rlhf_lightning.artefacts import atomic_directory, open_source
 from rlhf_lightning.cli import main
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.respond import Panel
-from rlhf_lightning.models.backbone import load_causal_lm
+from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.sources import resolve
 from rlhf_lightning.reward.data import RankingDataModule
 from rlhf_lightning.reward.module import RewardModule

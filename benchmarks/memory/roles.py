@@ -17,7 +17,8 @@ from unittest import mock
 
 from rlhf_lightning.artefacts import versions
 from rlhf_lightning.cli import main as command_line
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles
 from rlhf_lightning.provenance import commit
 

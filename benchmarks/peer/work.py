@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.peer.rankings import StrictRanking, expand_pairs, ordered_responses, strict_rankings
 from rlhf_lightning.data.kinds import Message
 from rlhf_lightning.fitting.training_stream import ResumableSampler
-from rlhf_lightning.models.backbone import load_tokenizer
+from rlhf_lightning.models.loading import load_tokenizer
 from rlhf_lightning.ppo.prompts import PromptItem, PromptStream
 from rlhf_lightning.prompt_template import PromptTemplate
 

@@ -6,8 +6,9 @@ import torch
 
 from rlhf_lightning.artefacts import Source
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm
+from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.building import attach_adapter
+from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.lora import LoraSettings
 
 

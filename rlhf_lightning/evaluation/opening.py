@@ -8,9 +8,10 @@ import torch
 
 from rlhf_lightning.artefacts import open_source, source_fingerprint
 from rlhf_lightning.evaluation.language_model import LanguageModel
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm, load_tokenizer
+from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.building import attach_adapter
 from rlhf_lightning.models.limits import load_limits
+from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.prompt_template import PromptTemplate
 

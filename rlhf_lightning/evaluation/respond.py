@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 from rlhf_lightning.artefacts import Source
 from rlhf_lightning.data.kinds import PromptLike
 from rlhf_lightning.logprobs import token_logprobs
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm, load_tokenizer
+from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.building import attach_adapter, build_head
+from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.ragged import Ragged, from_lengths
 from rlhf_lightning.ppo.prompts import PromptItem, collate_prompts

@@ -10,8 +10,8 @@ from pathlib import Path
 from rlhf_lightning.artefacts import Source, open_source, source_fingerprint
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.evaluated_model import vocabulary_fingerprint
-from rlhf_lightning.models.backbone import load_tokenizer
 from rlhf_lightning.models.limits import ModelLimits, load_limits
+from rlhf_lightning.models.loading import load_tokenizer
 from rlhf_lightning.prompt_template import PromptTemplate
 
 RESPONSE_FILES = (".jsonl", ".jsonl.gz")

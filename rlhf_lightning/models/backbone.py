@@ -1,12 +1,11 @@
-"""Loading tokenizers and causal language models, and the frozen base that several LoRA adapters share."""
+"""The frozen base that several LoRA adapters share."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,120 +13,14 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.masked import position_ids
 from rlhf_lightning.models.checkpointing import checkpointed
-from rlhf_lightning.models.load_errors import brief, missing_tensors, remedy
+from rlhf_lightning.models.load_errors import brief
 from rlhf_lightning.models.lora_linear import active, use_single_node
-from rlhf_lightning.models.quantized import Bits, QuantizedLinear, loading_options, use_whole_products
+from rlhf_lightning.models.quantized import QuantizedLinear
 from rlhf_lightning.models.ragged import Ragged
-from rlhf_lightning.models.ragged_support import enable_ragged, ragged_forward, reads_ragged
+from rlhf_lightning.models.ragged_support import ragged_forward, reads_ragged
 from rlhf_lightning.models.rms_norm import use_single_node_norms
-
-
-def load_tokenizer(
-    name: str,
-    pad_token: str | None = None,
-    key: str = "model.init_args.base_model",
-    trust_remote_code: bool = False,
-    need_pad: bool = True,
-) -> Any:
-    """A tokenizer, from a directory or Hub name, whose PAD is not its EOS.
-
-    A PAD that is EOS hides where a response ends. Our own code reads masks, never PAD ids; but a reward model
-    opened with plain transformers looks for the last token that is not PAD and would skip the EOS. Who only reads
-    and samples, and writes no artefact, can do without (`need_pad=False`).
-
-    Raises:
-        UserError: No tokenizer there, no PAD, PAD = EOS (unless `pad_token` asks for it), or an unknown token.
-    """
-    from transformers import AutoTokenizer
-
-    if Path(name).is_dir() and not any(Path(name).glob("*token*")) and not any(Path(name).glob("vocab*")):
-        raise UserError(f"{key}: {name!r} has no tokenizer (tokenizer.json and others). Copy the model's own there.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers raises half a dozen types for "not there"
-        raise UserError(f"{key}: cannot load a tokenizer from {name!r}: {brief(error)}. {remedy(name)}") from error
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"{key}: the tokenizer of {name!r} has no EOS token, so a model could never say that it has finished. "
-            "Set eos_token in its tokenizer_config.json."
-        )
-    free = [t for t in tokenizer.all_special_tokens if t != tokenizer.eos_token]
-    such = f", such as {free[:4]}" if free else ""
-    hint = f"Set model.init_args.pad_token to an existing token that is never written{such}."
-    if pad_token is not None:
-        if pad_token not in tokenizer.get_vocab():
-            raise UserError(f"model.init_args.pad_token: {pad_token!r} is not in the vocabulary of {name!r}. {hint}")
-        tokenizer.pad_token = pad_token
-    elif not need_pad:
-        return tokenizer
-    elif tokenizer.pad_token is None:
-        raise UserError(f"{key}: the tokenizer of {name!r} has no PAD token. {hint}")
-    elif tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise UserError(f"{key}: the tokenizer of {name!r} uses EOS ({tokenizer.eos_token!r}) as PAD. {hint}")
-    return tokenizer
-
-
-def load_causal_lm(
-    name: str,
-    dtype: torch.dtype = torch.float32,
-    key: str = "model.init_args.base_model",
-    trust_remote_code: bool = False,
-    bits: Bits | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> Any:
-    """A causal language model from safetensors in a directory or on the Hub, in evaluation mode.
-
-    Args:
-        name: Directory or Hub name.
-        dtype: Of its weights.
-        key: Configuration key to name in an error.
-        trust_remote_code: Run code that comes with the model.
-        bits: Keep its linear layers in so many bits, frozen; `dtype` is then that of the rest and of products.
-        config: Fields of its configuration to change.
-
-    Raises:
-        UserError: It cannot be loaded; the message names `key`.
-    """
-    from transformers import AutoModelForCausalLM
-
-    quantized = loading_options(bits, dtype) if bits else {}
-    try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            **quantized,
-            **(config or {}),
-        )
-    except Exception as error:
-        raise UserError(f"{key}: cannot load a causal LM from {name!r}: {brief(error)}. {remedy(name)}") from error
-    if missing := missing_tensors(model, loading, name):  # transformers would draw them at random
-        raise UserError(
-            f"{key}: the weights in {name!r} lack {len(missing)} tensors that its config.json asks for, such as "
-            f"{missing[0]}. Restore the files of one model."
-        )
-    model.eval()
-    if bits:
-        use_whole_products(model)
-    _check_plain_logits(model, name, key)
-    enable_ragged(model)
-    return model
-
-
-@torch.no_grad()
-def _check_plain_logits(model: Any, name: str, key: str) -> None:
-    """Logits must be the unembedding of the final hidden states and nothing more: we compute only the rows we need."""
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.get_input_embeddings().weight.device)
-    hidden = model.base_model(input_ids=ids).last_hidden_state
-    if not torch.allclose(model(input_ids=ids).logits, model.get_output_embeddings()(hidden), atol=1e-2, rtol=1e-2):
-        raise UserError(
-            f"{key}: {name!r} transforms its logits after the unembedding (a scale or soft cap); unsupported."
-        )
 
 
 class Backbone(nn.Module):

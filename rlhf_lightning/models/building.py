@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rlhf_lightning.artefacts import ADAPTER_FILE, HEAD_FILE, Source, load_adapter_tensors, load_head
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.scalar_head import ScalarHead
 

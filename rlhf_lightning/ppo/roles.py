@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from rlhf_lightning.artefacts import Source
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.logprobs import token_logprobs
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm, load_tokenizer
+from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.building import attach_adapter, build_head, merge_into
 from rlhf_lightning.models.limits import ModelLimits, load_limits
+from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.scalar_head import ScalarHead
 from rlhf_lightning.ppo.rollout import Rollout

@@ -7,7 +7,8 @@ from tqdm.auto import tqdm
 
 from rlhf_lightning.artefacts import open_source
 from rlhf_lightning.evaluation.respond import Panel
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm, load_tokenizer
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
 from rlhf_lightning.ppo.prompts import PromptItem, collate_prompts
 from rlhf_lightning.ppo.rollout import sample_rollout
 from rlhf_lightning.rollouts.native_engine import NativeEngine

@@ -23,7 +23,7 @@ from benchmarks.instructgpt.summary import summarise
 from benchmarks.instructgpt.tax import exact_matches, text_losses
 from rlhf_lightning.artefacts import open_source
 from rlhf_lightning.evaluation.respond import Panel
-from rlhf_lightning.models.backbone import load_causal_lm
+from rlhf_lightning.models.loading import load_causal_lm
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.sources import resolve
 

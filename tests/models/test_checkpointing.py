@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm
+from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.checkpointing import checkpointed
+from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.ragged import from_lengths
 from rlhf_lightning.models.sources import resolve

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import quantized, ragged_attention
-from rlhf_lightning.models.backbone import Backbone, load_causal_lm
+from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.lora_linear import SingleNode
 from rlhf_lightning.models.quantized import QuantizedLinear

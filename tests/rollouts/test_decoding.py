@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_lightning.models.backbone import load_causal_lm
+from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.sources import resolve
 from rlhf_lightning.rollouts import decoding
 from rlhf_lightning.rollouts.cuda_graphs import RecordedStep

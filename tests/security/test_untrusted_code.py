@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_lightning.artefacts import load_adapter_tensors, open_source
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.backbone import load_causal_lm, load_tokenizer
+from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
 from rlhf_lightning.prompt_template import PromptTemplate
 from rlhf_lightning.reward.module import RewardModule
 from rlhf_lightning.sft.module import SFTModule
