@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from rlhf_lightning.masked import position_ids
 from rlhf_lightning.models.checkpointing import checkpointed
 from rlhf_lightning.models.load_errors import brief
-from rlhf_lightning.models.lora_linear import active, use_single_node
+from rlhf_lightning.models.lora_linear import active, take_rows, use_single_node
 from rlhf_lightning.models.quantized import QuantizedLinear
 from rlhf_lightning.models.ragged import Ragged
+from rlhf_lightning.models.ragged_attention import NAME
 from rlhf_lightning.models.ragged_support import ragged_forward, reads_ragged
 from rlhf_lightning.models.rms_norm import use_single_node_norms
 
@@ -28,7 +29,7 @@ class Backbone(nn.Module):
 
     PEFT's own switching freezes the adapters that are not active, even for a graph built before the switch,
     so training silently stops; here the active adapter is switched on the layers and `requires_grad` is left
-    alone. Switch only with `using` and `merged`.
+    alone. Switch only with `using`, `merged` and `hidden_by_adapter`.
     """
 
     def __init__(self, lm: Any, freeze: bool = True) -> None:
@@ -173,6 +174,31 @@ class Backbone(nn.Module):
             hidden = self.hidden(batch.ids[block.keys], block.valid, batch.positions[block.keys])
             rows.append(hidden[:, -block.width :].flatten(0, 1))
         return torch.cat(rows)[batch.layout.places]
+
+    def takes_rows(self, names: Sequence[str | None]) -> bool:
+        """Whether `hidden_by_adapter` computes these adapters in one forward, under the autocast that there is now."""
+        ragged = self.lm.config._attn_implementation == NAME  # in padded batches rows are not tokens
+        return ragged and take_rows(list(self._layers.values()), names, self.lm.get_input_embeddings().weight)
+
+    def hidden_by_adapter(self, names: Sequence[str | None], batch: Ragged) -> list[Tensor]:
+        """Final hidden states [N, H] of the same N tokens under each of several adapters, in one forward if possible.
+
+        The frozen weights then read all rows at once: products are larger and small operations fewer than one adapter
+        after another. Dropout and variants of LoRA, which PEFT computes, take turns.
+
+        Args:
+            names: Adapters; None is the bare base model.
+            batch: N tokens.
+        """
+        if len(names) > 1 and self.takes_rows(names) and reads_ragged(self.lm, batch):
+            rows = tuple((name, len(batch)) for name in names)
+            with active(list(self._layers.values()), [], rows):
+                return list(self.hidden_ragged(batch.repeated(len(names))).split(len(batch)))
+        found = []
+        for name in names:
+            with self.using(name):
+                found.append(self.hidden_ragged(batch))
+        return found
 
     @property
     def unembed(self) -> Any:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rlhf_lightning.models.lora_linear import active
+from rlhf_lightning.models.lora_linear import active, state
 
 
 @contextmanager
@@ -35,10 +35,10 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
 
 
 def _run(forward: Callable[..., Any], adapted: list[LoraLayer], *args: Any, **kwargs: Any) -> Any:
-    names = adapted[0]._active_adapter if adapted else []
+    then = state(adapted[0]) if adapted else ([], None)
 
     def with_adapter(*args: Any, **kwargs: Any) -> Any:
-        with active(adapted, names):
+        with active(adapted, *then):
             return forward(*args, **kwargs)
 
     return checkpoint(with_adapter, *args, use_reentrant=False, **kwargs)

@@ -14,87 +14,131 @@ from torch import Tensor, nn
 
 from rlhf_lightning.models.quantized import QuantizedLinear
 
+Rows = tuple[tuple[str | None, int], ...]
+"""Which adapter reads which rows of an input, part after part: its name (None: none) and a number of rows. Rows that
+are left belong to the last part."""
+
 
 @contextmanager
-def active(layers: Sequence[LoraLayer], names: list[str]) -> Iterator[None]:
-    """Run a block with these adapters of the layers active, and leave `requires_grad` alone."""
-    before = [layer._active_adapter for layer in layers]
+def active(layers: Sequence[LoraLayer], names: list[str], rows: Rows | None = None) -> Iterator[None]:
+    """Run a block with these adapters of the layers active, and leave `requires_grad` alone.
+
+    Args:
+        layers: PEFT's layers.
+        names: Adapters of all rows.
+        rows: Adapters of parts of the rows, in place of `names`; only where `take_rows` says that it can be done.
+    """
+    before = [state(layer) for layer in layers]
     for layer in layers:
-        layer._active_adapter = names
+        layer._active_adapter, layer.adapter_rows = names, rows
     try:
         yield
     finally:
         for layer, old in zip(layers, before, strict=True):
-            layer._active_adapter = old
+            layer._active_adapter, layer.adapter_rows = old
 
 
-class _LoraProduct(torch.autograd.Function):
-    """x Wᵀ + bias + (x Aᵀ) Bᵀ·scale, with gradients for x, A and B; W is frozen.
+def state(layer: LoraLayer) -> tuple[list[str], Rows | None]:
+    """What `active` has set, as it takes it."""
+    return layer._active_adapter, getattr(layer, "adapter_rows", None)
+
+
+def take_rows(layers: Sequence[LoraLayer], names: Sequence[str | None], like: Tensor) -> bool:
+    """Whether every layer computes each of these adapters by its single node, so that rows can have different ones.
+
+    Args:
+        layers: PEFT's layers.
+        names: Adapters.
+        like: A tensor of the dtype and on the device of the layers' inputs.
+    """
+    dtype = _product_dtype(like)
+    return all(
+        isinstance(layer, SingleNode) and layer.computes(name, dtype)
+        for layer in layers
+        for name in names
+        if name is not None and name in layer.lora_A
+    )
+
+
+class _LoraProducts(torch.autograd.Function):
+    """x Wᵀ + bias + (x Aᵀ) Bᵀ·scale of several layers, with gradients for x, A and B; W is frozen.
 
     Autograd's own graph of this keeps a cast copy of x for every layer that reads it (query, key and value: three
-    times) and writes the output three times; here x is kept once, as it came.
+    times) and writes the output three times; here x is kept once, as it came, and its gradient is summed in place.
+    Where rows have different adapters, only the low-rank products are separate.
     """
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, base: Any, lora_a: Tensor, lora_b: Tensor, scale: float
-    ) -> Tensor:
-        a, b = lora_a.to(x.dtype), (lora_b * scale).to(x.dtype)
+        ctx: Any, x: Tensor, bases: list[Any], parts: list[tuple[slice, list[float]]], *factors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """
+        Args:
+            ctx: Autograd's.
+            x: [..., in].
+            bases: Frozen layers, L of them.
+            parts: Rows of x that have an adapter, and its L scales.
+            factors: A [r, in] and B [out, r] of each layer, and so for each part.
+        """
         rows = x.reshape(-1, x.shape[-1])
-        low = rows @ a.t()
-        bias = None if base.bias is None else base.bias.to(x.dtype)
-        out = F.linear(rows, _weight(base, x.dtype), bias).addmm_(low, b.t())
-        ctx.save_for_backward(rows, a, b, low)
-        ctx.base, ctx.scale, ctx.shape, ctx.dtype = base, scale, x.shape, lora_a.dtype
-        return out.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        rows, a, b, low = ctx.saved_tensors
-        grad = grad.reshape(-1, grad.shape[-1])
-        grad_low = grad @ b
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = (grad @ _weight(ctx.base, grad.dtype)).addmm_(grad_low, a).view(ctx.shape)
-        grad_a = (grad_low.t() @ rows).to(ctx.dtype) if ctx.needs_input_grad[2] else None
-        grad_b = (grad.t() @ low).to(ctx.dtype) * ctx.scale if ctx.needs_input_grad[3] else None
-        return grad_x, None, grad_a, grad_b, None
-
-
-class _LoraProducts(torch.autograd.Function):
-    """Several of these products of one input: the low-rank ones of x are one, and x's gradient is summed in place."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bases: list[Any], scales: list[float], *factors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        rows, ranks = x.reshape(-1, x.shape[-1]), [len(a) for a in factors[::2]]
-        a = torch.cat(factors[::2]).to(x.dtype)
-        bs = [(b * scale).to(x.dtype) for b, scale in zip(factors[1::2], scales, strict=True)]
-        low = rows @ a.t()
-        outs = []
-        for base, b, part in zip(bases, bs, low.split(ranks, 1), strict=True):
-            bias = None if base.bias is None else base.bias.to(x.dtype)
-            outs.append(F.linear(rows, _weight(base, x.dtype), bias).addmm_(part, b.t()))
-        ctx.save_for_backward(rows, a, low, *bs)
-        ctx.bases, ctx.scales, ctx.ranks, ctx.shape, ctx.dtype = bases, scales, ranks, x.shape, factors[0].dtype
+        biases = (None if base.bias is None else base.bias.to(x.dtype) for base in bases)
+        outs = [F.linear(rows, _weight(base, x.dtype), bias) for base, bias in zip(bases, biases, strict=True)]
+        kept = []
+        for (span, scales), own in zip(parts, _chunks(factors, 2 * len(bases)), strict=True):
+            a = torch.cat(list(own[::2])).to(x.dtype)
+            bs = [(b * scale).to(x.dtype) for b, scale in zip(own[1::2], scales, strict=True)]
+            low = rows[span] @ a.t()
+            for out, b, part in zip(outs, bs, low.split([b.shape[1] for b in bs], 1), strict=True):
+                out[span].addmm_(part, b.t())
+            kept += [a, low, *bs]
+        ctx.save_for_backward(rows, *kept)
+        ctx.bases, ctx.parts, ctx.shape, ctx.dtype = bases, parts, x.shape, factors[0].dtype
         return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        rows, a, low, *bs = ctx.saved_tensors
+        rows, *kept = ctx.saved_tensors
         flat = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
-        grad_low = torch.cat([grad @ b for grad, b in zip(flat, bs, strict=True)], 1)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad_low @ a
-            for grad, base in zip(flat, ctx.bases, strict=True):
+            grad_x = flat[0] @ _weight(ctx.bases[0], flat[0].dtype)
+            for grad, base in zip(flat[1:], ctx.bases[1:], strict=True):
                 grad_x.addmm_(grad, _weight(base, grad.dtype))
-            grad_x = grad_x.view(ctx.shape)
-        factors: list[Any] = [None] * 2 * len(flat)
-        if any(ctx.needs_input_grad[3:]):
-            factors[::2] = (grad_low.t() @ rows).to(ctx.dtype).split(ctx.ranks)
-            parts = zip(flat, low.split(ctx.ranks, 1), ctx.scales, strict=True)
-            factors[1::2] = [(grad.t() @ part).to(ctx.dtype) * scale for grad, part, scale in parts]
-        return grad_x, None, None, *factors
+        needed = _chunks(ctx.needs_input_grad[3:], 2 * len(flat))
+        factors: list[Tensor | None] = []
+        for (span, scales), (a, low, *bs), need in zip(ctx.parts, _chunks(kept, 2 + len(flat)), needed, strict=True):
+            own = [grad[span] for grad in flat]
+            ranks = [b.shape[1] for b in bs]
+            grad_low = torch.cat([grad @ b for grad, b in zip(own, bs, strict=True)], 1)
+            if grad_x is not None:
+                grad_x[span].addmm_(grad_low, a)
+            pair: list[Tensor | None] = [None] * len(need)
+            if any(need):
+                pair[::2] = (grad_low.t() @ rows[span]).to(ctx.dtype).split(ranks)
+                zipped = zip(own, low.split(ranks, 1), scales, strict=True)
+                pair[1::2] = [(grad.t() @ part).to(ctx.dtype) * scale for grad, part, scale in zipped]
+            factors += pair
+        return None if grad_x is None else grad_x.view(ctx.shape), None, None, *factors
+
+
+def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _products(layers: Sequence[Any], x: Tensor, rows: Rows) -> tuple[Tensor, ...]:
+    """Outputs of layers that have the same adapters for the same rows."""
+    parts, factors, start = [], [], 0
+    for number, (name, count) in enumerate(rows):
+        stop = None if number == len(rows) - 1 else start + count
+        if name is not None:
+            parts.append((slice(start, stop), [layer.scaling[name] for layer in layers]))
+            factors += [f for layer in layers for f in (layer.lora_A[name].weight, layer.lora_B[name].weight)]
+        start += count
+    x, bases = x.to(_product_dtype(x)), [layer.get_base_layer() for layer in layers]
+    # The inputs have the dtype of the product now; autocast would cast the float32 sums back to 16 bit.
+    with torch.autocast(x.device.type, enabled=False):
+        outputs: tuple[Tensor, ...] = _LoraProducts.apply(x, bases, parts, *factors)
+    return outputs
 
 
 def _weight(base: Any, dtype: torch.dtype) -> Tensor:
@@ -106,45 +150,42 @@ def _weight(base: Any, dtype: torch.dtype) -> Tensor:
 class SingleNode(nn.Module):
     """Mixed into a PEFT layer over a frozen linear layer; anything else it is asked for, PEFT computes."""
 
-    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        dtype = _product_dtype(x)
-        name = None if args or kwargs else self.own_adapter(dtype)
-        if name is None:
-            return super().forward(x, *args, **kwargs)
-        a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        # The inputs have the dtype of the product already; autocast would cast the float32 sums back to 16 bit.
-        with torch.autocast(x.device.type, enabled=False):
-            return _LoraProduct.apply(x.to(dtype), self.get_base_layer(), a, b, self.scaling[name])
+    adapter_rows: Rows | None = None
 
-    def own_adapter(self: Any, dtype: torch.dtype) -> str | None:
-        """The adapter that the single node applies to inputs of this dtype; None where PEFT must compute."""
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        rows = None if args or kwargs else self.rows(_product_dtype(x))
+        return super().forward(x, *args, **kwargs) if rows is None else _products([self], x, rows)[0]  # type: ignore[misc]
+
+    def rows(self: Any, dtype: torch.dtype) -> Rows | None:
+        """Which adapters the single node applies to inputs of this dtype; None where PEFT must compute."""
+        if self.adapter_rows is not None:
+            known = tuple((name if name in self.lora_A else None, count) for name, count in self.adapter_rows)
+            return known if any(name for name, _ in known) else None
         name: str | None = self._active_adapter[0] if len(self._active_adapter) == 1 else None
-        if name not in self.lora_A or self.disable_adapters or self.merged:
-            return None
+        return ((name, 0),) if name in self.lora_A and self.computes(name, dtype) else None
+
+    def computes(self: Any, name: str, dtype: torch.dtype) -> bool:
+        """Whether the single node can apply this adapter, which the layer has, to inputs of this dtype."""
+        if self.disable_adapters or self.merged:
+            return False
         base: Any = self.get_base_layer()
         dropout: Any = self.lora_dropout[name]
         if name in self.lora_variant or self.lora_bias[name] or (dropout.training and not _does_nothing(dropout)):
-            return None
-        return name if isinstance(base, QuantizedLinear) or dtype == base.weight.dtype else None
+            return False
+        return isinstance(base, QuantizedLinear) or bool(dtype == base.weight.dtype)
 
 
 def side_by_side(layers: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
-    """The outputs of several layers for one input; where each has a single node with the same adapter, of one node.
+    """The outputs of several layers for one input; where each has a single node with the same adapters, of one node.
 
     Args:
         layers: Linear layers, adapted or not.
         x: [..., in].
     """
     dtype = _product_dtype(x)
-    names = {layer.own_adapter(dtype) if isinstance(layer, SingleNode) else None for layer in layers}
-    name = names.pop()
-    if names or name is None:
-        return [layer(x) for layer in layers]
-    factors = [f for layer in layers for f in (layer.lora_A[name].weight, layer.lora_B[name].weight)]
-    bases, scales = [layer.get_base_layer() for layer in layers], [layer.scaling[name] for layer in layers]
-    with torch.autocast(x.device.type, enabled=False):
-        outputs: tuple[Tensor, ...] = _LoraProducts.apply(x.to(dtype), bases, scales, *factors)
-    return outputs
+    rows = {layer.rows(dtype) if isinstance(layer, SingleNode) else None for layer in layers}
+    same = rows.pop()
+    return [layer(x) for layer in layers] if rows or same is None else _products(layers, x, same)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

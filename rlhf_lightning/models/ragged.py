@@ -7,7 +7,7 @@ sequence ends. Attention is told by a `RaggedLayout`, block by block, which toke
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -81,6 +81,17 @@ class Ragged:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def repeated(self, times: int) -> Ragged:
+        """The same sequences several times over, one copy of all N tokens after another."""
+        if times == 1:
+            return self
+        blocks = []
+        for block in self.layout.blocks:
+            keys = torch.cat([block.keys + copy * len(self) for copy in range(times)])
+            blocks.append(Block(keys, block.valid.repeat(times, 1), block.width))
+        layout = replace(_layout(blocks, times * len(self), self.layout.shared), products=self.layout.products)
+        return Ragged(self.ids.repeat(times), self.positions.repeat(times), layout)
 
 
 def from_lengths(ids: Tensor, lengths: Tensor) -> Ragged:

@@ -34,7 +34,7 @@ from rlhf_lightning.ppo.ptx_update import PtxUpdate
 from rlhf_lightning.ppo.reward_sum import Rewards
 from rlhf_lightning.ppo.reward_terms import RewardFunction, RewardTerm
 from rlhf_lightning.ppo.rewards import token_rewards
-from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles, check_reward_model
+from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, TRAINED, Roles, check_reward_model
 from rlhf_lightning.ppo.rollout import Rollout, sample_rollout
 from rlhf_lightning.ppo.rollout_metrics import mismatch_metrics, require_finite, rollout_metrics
 from rlhf_lightning.ppo.samples import SampleTable
@@ -236,19 +236,19 @@ class PPOModule(PolicySteps):
         numbers = (scored.logprobs, scored.values, advantages, returns, self.kl.kept_reference(scored))
         return Experience(rollout, *numbers), metrics | seconds
 
-    def policy_loss(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Policy loss, as a share of the optimizer step's, and the new log-probabilities [B, R]."""
+    def policy_loss(self, batch: MicroBatch, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Policy loss, as a share of the step's, and new log-probabilities [B, R]; `hidden` as in `Roles.logprobs`."""
         data, mask = batch.experience, batch.experience.rollout.response_mask
         temperature = self.sampling.temperature or 1.0
-        new_logprobs, _ = self.roles.logprobs("policy", data.rollout, temperature, with_entropy=False)
+        new_logprobs, _ = self.roles.logprobs("policy", data.rollout, temperature, False, hidden)
         clip, tokens = self.clip_range, batch.num_tokens
         loss = policy_loss(new_logprobs, data.logprobs, data.advantages, mask, clip, tokens)
         return loss + self.kl.loss(new_logprobs, data, tokens), new_logprobs
 
-    def value_loss(self, batch: MicroBatch) -> Tensor:
-        """Value loss, as a share of the optimizer step's."""
+    def value_loss(self, batch: MicroBatch, hidden: Tensor | None = None) -> Tensor:
+        """Value loss, as a share of the optimizer step's; `hidden` as in `Roles.values`."""
         data, mask = batch.experience, batch.experience.rollout.response_mask
-        new_values = self.roles.values(data.rollout)
+        new_values = self.roles.values(data.rollout, hidden)
         return value_loss(new_values, data.values, data.returns, mask, self.value_clip_range, batch.num_tokens)
 
     def loss(self, batch: MicroBatch) -> Tensor:
@@ -266,12 +266,14 @@ class PPOModule(PolicySteps):
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         if self.kl.stopped:  # no forward, and no step
             return self.scaled(batch, no_loss(list(self.trainable().values())))
-        gradients = self.early_backward()
-        for part in batch.parts(self.memory.micro_batch_tokens):
-            loss_p, new_logprobs = self.policy_loss(part)
-            gradients.add(loss_p)  # before the value's forward: the two share no activations
-            loss_v = self.value_loss(part)
-            gradients.add(self.value_coef * loss_v)
+        gradients, both = self.early_backward(), self.roles.together(TRAINED)
+        for part in batch.parts(self.memory.micro_batch_tokens // both):
+            hidden = self.roles.hidden(TRAINED, part.experience.rollout) if both > 1 else {}
+            loss_p, new_logprobs = self.policy_loss(part, hidden.get("policy"))
+            if both == 1:
+                gradients.add(loss_p)  # before the value's forward: the two share no activations
+            loss_v = self.value_loss(part, hidden.get("value"))
+            gradients.add(self.value_coef * loss_v + (loss_p if both > 1 else 0.0))
             self.update_metrics.add(new_logprobs.detach(), loss_p.detach(), loss_v.detach(), part)
             self.kl.moved(new_logprobs.detach(), part)
         self.ptx.add(gradients, batch)

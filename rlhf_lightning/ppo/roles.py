@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Literal
@@ -22,6 +22,7 @@ from rlhf_lightning.models.scalar_head import ScalarHead
 from rlhf_lightning.ppo.rollout import Rollout
 
 RoleName = Literal["policy", "reference", "reward", "value"]
+TRAINED: tuple[RoleName, RoleName] = ("policy", "value")
 POLICY_KEY, REWARD_KEY = "model.init_args.policy_from", "model.init_args.reward_from"
 
 
@@ -164,30 +165,62 @@ class Roles(nn.Module):
         with backbone.using(self._adapters[role]):
             yield backbone
 
+    def _by_backbone(self, roles: Sequence[RoleName]) -> dict[Backbone, dict[RoleName, str | None]]:
+        found: dict[Backbone, dict[RoleName, str | None]] = {}
+        for role in roles:
+            found.setdefault(self._backbones[role], {})[role] = self._adapters[role]
+        return found
+
+    def together(self, roles: Sequence[RoleName]) -> int:
+        """How many of these roles, at most, `hidden` computes in one forward: so many times over are tokens in it."""
+        shared = self._by_backbone(roles).items()
+        return max(len(own) if backbone.takes_rows(list(own.values())) else 1 for backbone, own in shared)
+
+    def hidden(self, roles: Sequence[RoleName], rollout: Rollout) -> dict[RoleName, Tensor]:
+        """Final hidden states of all N tokens by each role, [N, H]; roles on one base in one forward if possible."""
+        tokens = rollout.sequences.tokens
+        found: dict[RoleName, Tensor] = {}
+        for backbone, own in self._by_backbone(roles).items():
+            found |= dict(zip(own, backbone.hidden_by_adapter(list(own.values()), tokens), strict=True))
+        return found
+
     def logprobs(
-        self, role: Literal["policy", "reference"], rollout: Rollout, temperature: float, with_entropy: bool = True
+        self,
+        role: Literal["policy", "reference"],
+        rollout: Rollout,
+        temperature: float,
+        with_entropy: bool = True,
+        hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the response tokens and entropies (0 without), nats, [B, R]; 0 where masked."""
-        with self._active(role) as backbone:
-            hidden = backbone.hidden_ragged(rollout.sequences.tokens)[rollout.sequences.before]
-            targets = rollout.response_ids[rollout.response_mask]
-            excluded = self._excluded(rollout.response_mask)
+        """Log-probabilities of the response tokens and entropies (0 without), nats, [B, R]; 0 where masked.
+
+        Args:
+            role: Whose.
+            rollout: B responses.
+            temperature: The sampling temperature.
+            with_entropy: Compute entropies.
+            hidden: [N, H], what `hidden` gave for the role; None computes it.
+        """
+        hidden = self.hidden((role,), rollout)[role] if hidden is None else hidden
+        hidden, targets = hidden[rollout.sequences.before], rollout.response_ids[rollout.response_mask]
+        excluded = self._excluded(rollout.response_mask)
+        with self._active(role) as backbone:  # which may have adapted the unembedding too
             logprobs, entropy = token_logprobs(hidden, targets, backbone.unembed, temperature, with_entropy, excluded)
         return _scatter(logprobs, rollout.response_mask), _scatter(entropy, rollout.response_mask)
 
-    def values(self, rollout: Rollout) -> Tensor:
-        """Value before each response token, in score units, [B, R]; 0 where masked."""
-        with self._active("value") as backbone:
-            hidden = backbone.hidden_ragged(rollout.sequences.tokens)
-            values: Tensor = self.value_head(hidden[rollout.sequences.before])
-        return _scatter(values, rollout.response_mask)
+    def values(self, rollout: Rollout, hidden: Tensor | None = None) -> Tensor:
+        """Value before each response token, in score units, [B, R]; 0 where masked. `hidden` as in `logprobs`."""
+        hidden = self.hidden(("value",), rollout)["value"] if hidden is None else hidden
+        return _scatter(self.value_head(hidden[rollout.sequences.before]), rollout.response_mask)
 
-    def score(self, rollout: Rollout) -> Tensor:
-        """Reward-model score of each response, read at its last valid token; [B]. Without one, 0."""
+    def score(self, rollout: Rollout, hidden: Tensor | None = None) -> Tensor:
+        """Reward-model score of each response, read at its last valid token; [B]. Without one, 0.
+
+        `hidden` as in `logprobs`.
+        """
         if self.reward_head is None:
             return torch.zeros(len(rollout), dtype=torch.float32, device=rollout.response_ids.device)
-        with self._active("reward") as backbone:
-            hidden = backbone.hidden_ragged(rollout.sequences.tokens)
+        hidden = self.hidden(("reward",), rollout)["reward"] if hidden is None else hidden
         scores: Tensor = self.reward_head(hidden[rollout.sequences.ends])
         return scores
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlhf_lightning.memory import split_by_tokens
 from rlhf_lightning.ppo.kl import kl_k1
 from rlhf_lightning.ppo.reward_sum import RewardSum
-from rlhf_lightning.ppo.roles import Roles
+from rlhf_lightning.ppo.roles import RoleName, Roles
 from rlhf_lightning.ppo.rollout import Rollout
 
 
@@ -59,7 +59,7 @@ def score_rollout(
         roles: The four roles.
         rollout: B responses.
         temperature: The sampling temperature.
-        micro_batch_tokens: Tokens of a forward; rows of similar length go together.
+        micro_batch_tokens: Tokens of a forward, once for each role in it; rows of similar length go together.
         with_values: Compute values; evaluation has no use for them and gets zeros.
         with_reference: Compute the reference's log-probabilities; without a KL penalty training has no use for them.
         on_rows: Called with the number of rows done, for a progress bar.
@@ -70,18 +70,21 @@ def score_rollout(
     empty = torch.zeros(shape, dtype=torch.float32, device=rollout.response_ids.device)
     reference = empty.clone() if with_reference else None
     out = ScoredRollout(empty, reference, empty.clone(), empty[:, 0].clone(), empty.clone())
+    wanted = {"reference": with_reference, "value": with_values, "reward": roles.reward_head is not None}
+    asked: list[RoleName] = ["policy", *(role for role, is_wanted in wanted.items() if is_wanted)]  # type: ignore[list-item]
     order = rollout.tokens.argsort(stable=True)
-    for rows in split_by_tokens(rollout.tokens[order], micro_batch_tokens):
+    for rows in split_by_tokens(rollout.tokens[order] * roles.together(asked), micro_batch_tokens):
         index = order[rows]
         part = rollout.rows(index)
-        width = part.response_ids.shape[1]
-        logprobs, entropy = roles.logprobs("policy", part, temperature)
+        width, hidden = part.response_ids.shape[1], roles.hidden(asked, part)
+        logprobs, entropy = roles.logprobs("policy", part, temperature, hidden=hidden["policy"])
         out.logprobs[index, :width], out.entropy[index, :width] = logprobs, entropy
         if reference is not None:
-            reference[index, :width], _ = roles.logprobs("reference", part, temperature, with_entropy=False)
+            theirs, _ = roles.logprobs("reference", part, temperature, False, hidden["reference"])
+            reference[index, :width] = theirs
         if with_values:
-            out.values[index, :width] = roles.values(part)
-        out.scores[index] = roles.score(part)
+            out.values[index, :width] = roles.values(part, hidden["value"])
+        out.scores[index] = roles.score(part, hidden.get("reward"))
         if on_rows:
             on_rows(len(index))
     if rewards is not None:

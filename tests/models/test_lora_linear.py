@@ -234,9 +234,10 @@ def test_side_by_side_of_frozen_adapters() -> None:
 
 
 def test_layers_that_differ_go_one_by_one() -> None:
-    """One of them without the adapter, of another kind, or all without any."""
+    """One of them with another adapter, without one, or of another kind; or all without any."""
     layers = three()
     for change in (
+        lambda: second_adapter(layers[1]) or layers[1].__setattr__("_active_adapter", ["b"]),
         lambda: layers[1].__setattr__("_active_adapter", []),
         lambda: layers.append(nn.Linear(6, 2).double()),
     ):

@@ -1,186 +1,22 @@
-"""Mistakes in low-rank layers, gradient checkpointing and gradients gathered part by part."""
+"""Mistakes in gradient checkpointing, gradients gathered part by part, and layers with a backward of their own."""
 
 from __future__ import annotations
 
 from tests.mutation.mutation import table
 
 CHECKPOINTING_TESTS = "tests/models/test_checkpointing.py"
-SAME, RESTORED = "test_gradients_are_those_without", "test_the_adapter_in_use_is_again_in_use_after_a_backward"
-LORA_TESTS = "tests/models/test_lora_linear.py"
-PEFT, BASE = "test_outputs_and_gradients_are_pefts", "test_no_adapter_is_the_base_exactly"
-AUTOCAST, DROPOUT = "test_16_bit_autocast_gives_16_bit_outputs_and_float32_gradients", "test_dropout_is_left_to_peft"
-LEFT = "test_what_is_left_to_peft"
-SIDE = "test_side_by_side_is_one_after_another"
-
-LORA = table(
-    "models/lora_linear.py",
-    LORA_TESTS,
-    (
-        "adapter of the backward",
-        "        layer._active_adapter = names\n",
-        "        pass\n",
-        f"{CHECKPOINTING_TESTS}::{SAME}",
-    ),
-    ("adapter stays", "layer._active_adapter = old", "pass", f"{CHECKPOINTING_TESTS}::{RESTORED}"),
-    ("no scale", "(lora_b * scale).to(x.dtype)", "lora_b.to(x.dtype)", PEFT),
-    ("no bias", "bias).addmm_(low, b.t())", "None).addmm_(low, b.t())", PEFT),
-    ("no adapter", ".addmm_(low, b.t())", "", PEFT),
-    (
-        "base's input gradient only",
-        "(grad @ _weight(ctx.base, grad.dtype)).addmm_(grad_low, a)",
-        "(grad @ _weight(ctx.base, grad.dtype))",
-        PEFT,
-    ),
-    (
-        "adapter's input gradient only",
-        "(grad @ _weight(ctx.base, grad.dtype)).addmm_(grad_low, a)",
-        "(grad_low @ a)",
-        PEFT,
-    ),
-    ("gradient of A from the input's end", "grad_a = (grad_low.t()", "grad_a = (grad_low.flip(0).t()", PEFT),
-    ("gradient of B not scaled", "(grad.t() @ low).to(ctx.dtype) * ctx.scale", "(grad.t() @ low).to(ctx.dtype)", PEFT),
-    (
-        "gradient of A scaled again",
-        "(grad_low.t() @ rows).to(ctx.dtype) if",
-        "(grad_low.t() @ rows).to(ctx.dtype) * ctx.scale if",
-        PEFT,
-    ),
-    ("shape of the rows", "return out.view(*x.shape[:-1], -1)", "return out", PEFT),
-    ("gradient's shape of the rows", ".addmm_(grad_low, a).view(ctx.shape)", ".addmm_(grad_low, a)", PEFT),
-    (
-        "frozen inputs have a gradient",
-        "if ctx.needs_input_grad[0]:\n            grad_x = (grad @",
-        "if not ctx.needs_input_grad[0]:\n            grad_x = (grad @",
-        PEFT,
-    ),
-    ("frozen A", "if ctx.needs_input_grad[2] else None", "if not ctx.needs_input_grad[2] else None", PEFT),
-    ("frozen B", "* ctx.scale if ctx.needs_input_grad[3]", "* ctx.scale if not ctx.needs_input_grad[3]", PEFT),
-    (
-        "gradients in 16 bit",
-        "ctx.base, ctx.scale, ctx.shape, ctx.dtype = base, scale, x.shape, lora_a.dtype",
-        "ctx.base, ctx.scale, ctx.shape, ctx.dtype = base, scale, x.shape, x.dtype",
-        AUTOCAST,
-        "the engine casts a gradient to its parameter's dtype; the product is rounded to 16 bit before either way",
-    ),
-    ("the first adapter ever", "name not in self.lora_A or", "not self.lora_A or", BASE),
-    ("other layers' adapters", "name not in self.lora_A or self.dis", "name is None or self.dis", BASE),
-    ("disabled adapters", " or self.disable_adapters", "", LEFT),
-    ("merged adapters", " or self.merged", "", LEFT),
-    ("arguments are dropped", "None if args or kwargs else self.own", "self.own", "test_arguments_go_to_peft"),
-    ("two adapters at once", "if len(self._active_adapter) == 1 else None", "if self._active_adapter else None", LEFT),
-    ("variants are plain", "name in self.lora_variant or ", "", "test_variants_go_to_peft"),
-    ("an adapter's bias", " or self.lora_bias[name]", "", LEFT),
-    ("dropout is skipped", " or (dropout.training and not _does_nothing(dropout))", "", DROPOUT),
-    (
-        "dropout in evaluation",
-        "dropout.training and not _does_nothing(dropout)",
-        "not _does_nothing(dropout)",
-        "test_dropout_in_evaluation_is_our_own",
-    ),
-    ("no dropout is dropout", "isinstance(dropout, nn.Identity) or ", "", "test_one_node_in_training"),
-    ("dropout of 0 is dropout", ' or getattr(dropout, "p", None) == 0.0', "", "test_one_node_in_training"),
-    (
-        "autocast is ignored",
-        "torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype",
-        "x.dtype",
-        AUTOCAST,
-    ),
-    (
-        "autocast within",
-        "torch.autocast(x.device.type, enabled=False):\n            return",
-        "torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type)):\n            return",
-        AUTOCAST,
-        "inputs, weights and both factors have the dtype of autocast already",
-    ),
-    (
-        "any precision",
-        "dtype == base.weight.dtype else None",
-        "dtype != torch.float16 else None",
-        "test_a_float32_base_under_16_bit_autocast",
-    ),
-    ("scale of another adapter", "self.scaling[name])", "next(iter(self.scaling.values())))", LEFT),
-    ("side by side: no scale", "(b * scale).to(x.dtype) for b", "b.to(x.dtype) for b", SIDE),
-    ("side by side: no bias", "bias).addmm_(part", "None).addmm_(part", SIDE),
-    ("side by side: no adapter", ".addmm_(part, b.t())", "", SIDE),
-    (
-        "side by side: the first base",
-        "for base, b, part in zip(bases, bs,",
-        "for base, b, part in zip(bases[:1] * 3, bs,",
-        SIDE,
-    ),
-    ("side by side: shape of the rows", "tuple(out.view(*x.shape[:-1], -1) for out in outs)", "tuple(outs)", SIDE),
-    ("side by side: input gradients of the bases", "grad_x = grad_low @ a\n", "grad_x = 0 * (grad_low @ a)\n", SIDE),
-    (
-        "side by side: input gradient of the adapters",
-        "grad_x.addmm_(grad, _weight(base, grad.dtype))",
-        "grad_x.addmm_(grad, _weight(base, grad.dtype), alpha=0)",
-        SIDE,
-    ),
-    ("side by side: gradient's shape of the rows", "grad_x = grad_x.view(ctx.shape)", "pass", SIDE),
-    (
-        "side by side: frozen inputs have a gradient",
-        "if ctx.needs_input_grad[0]:\n            grad_x = grad_low",
-        "if not ctx.needs_input_grad[0]:\n            grad_x = grad_low",
-        SIDE,
-    ),
-    (
-        "side by side: only frozen adapters have a gradient",
-        "if any(ctx.needs_input_grad[3:]):",
-        "if not any(ctx.needs_input_grad[3:]):",
-        SIDE,
-    ),
-    (
-        "side by side: gradients of A in another order",
-        ".to(ctx.dtype).split(ctx.ranks)",
-        ".flip(0).to(ctx.dtype).split(ctx.ranks)",
-        SIDE,
-    ),
-    (
-        "side by side: gradient of B not scaled",
-        "(grad.t() @ part).to(ctx.dtype) * scale",
-        "(grad.t() @ part).to(ctx.dtype)",
-        SIDE,
-    ),
-    (
-        "side by side: gradients in 16 bit",
-        "ctx.shape, ctx.dtype = bases, scales, ranks, x.shape, factors[0].dtype",
-        "ctx.shape, ctx.dtype = bases, scales, ranks, x.shape, x.dtype",
-        "test_side_by_side_under_autocast",
-        "the engine casts a gradient to its parameter's dtype; the product is rounded to 16 bit before either way",
-    ),
-    (
-        "side by side: any adapter",
-        "if names or name is None:",
-        "if name is None:",
-        "test_layers_that_differ_go_one_by_one",
-    ),
-    (
-        "side by side: no adapter is one",
-        "if names or name is None:",
-        "if names:",
-        "test_layers_that_differ_go_one_by_one",
-    ),
-    (
-        "side by side: scale of the first",
-        "layer.scaling[name] for layer in layers]",
-        "layers[0].scaling[name] for layer in layers]",
-        SIDE,
-    ),
-    ("quantized layers too", " and type(base) is nn.Linear", "", "test_other_layers_stay_pefts"),
-    ("subclasses too", "type(layer) is Linear and", "isinstance(layer, Linear) and", "test_other_layers_stay_pefts"),
-)
-
+SAME = "test_gradients_are_those_without"
 TWICE, FORWARD = "test_layers_are_computed_twice_and_without_gradients_once", "test_layers_get_their_forward_back"
 
 CHECKPOINTING = table(
     "models/checkpointing.py",
     CHECKPOINTING_TESTS,
-    ("adapter is not switched", "with active(adapted, names):", "with active([], names):", SAME),
-    ("no adapter", "adapted[0]._active_adapter if adapted else []", "[]", SAME),
+    ("adapter is not switched", "with active(adapted, *then):", "with active([], *then):", SAME),
+    ("no adapter", "state(adapted[0]) if adapted else ([], None)", "([], None)", SAME),
     (
         "an adapter is expected",
-        "adapted[0]._active_adapter if adapted else []",
-        "adapted[0]._active_adapter",
+        "state(adapted[0]) if adapted else ([], None)",
+        "state(adapted[0])",
         "test_a_model_without_adapters",
     ),
     ("without gradients too", " and torch.is_grad_enabled()]", "]", FORWARD),

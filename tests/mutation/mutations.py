@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutation import (
+    adapters,
     batches,
     gradients,
     labelers,
@@ -52,7 +53,9 @@ MUTATIONS = [
     *batches.EXPERIENCE_PARTS,
     *ragged.RAGGED,
     *ragged_attention.RAGGED_ATTENTION,
-    *gradients.LORA,
+    *adapters.LORA,
+    *adapters.BACKBONE,
+    *adapters.COPIES,
     *gradients.CHECKPOINTING,
     *gradients.EARLY_BACKWARD,
     *gradients.RMS_NORM,

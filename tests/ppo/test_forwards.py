@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.models.backbone import Backbone
+from rlhf_lightning.models.ragged import Ragged
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptDataModule
@@ -18,6 +20,7 @@ from rlhf_lightning.ppo.roles import Roles
 from rlhf_lightning.ppo.rollout import Rollout
 from rlhf_lightning.reward.data import RankingDataModule
 from rlhf_lightning.reward.module import RewardModule
+from rlhf_lightning.schedule import OptimizerSettings
 from tests.conftest import TinyRuns
 from tests.ppo.test_ppo_run import data, module, trainer
 
@@ -57,24 +60,24 @@ def test_the_reference_is_asked_in_training_only_for_a_penalty(
 ) -> None:
     """Validation measures the KL either way."""
     asked: Counter[str] = Counter()
-    using: Counter[str] = Counter()
-    logprobs, use = Roles.logprobs, Backbone.using
+    computed: Counter[str] = Counter()
+    logprobs, compute = Roles.logprobs, Backbone.hidden_by_adapter
 
     def spy(self: Roles, role: Any, *args: Any, **kwargs: Any) -> Any:
         asked[f"{role} {Phased.phase}"] += 1
         return logprobs(self, role, *args, **kwargs)
 
-    def use_spy(self: Backbone, name: str | None) -> Any:
-        using[f"{name} {Phased.phase}"] += 1
-        return use(self, name)
+    def hidden_spy(self: Backbone, names: Sequence[str | None], batch: Any) -> list[torch.Tensor]:
+        computed.update(f"{name} {Phased.phase}" for name in names)
+        return compute(self, names, batch)
 
     monkeypatch.setattr(Roles, "logprobs", spy)
-    monkeypatch.setattr(Backbone, "using", use_spy)
+    monkeypatch.setattr(Backbone, "hidden_by_adapter", hidden_spy)
     ppo = module(tiny, Phased, kl_coef=kl_coef)
     prompts = PromptDataModule(PROMPTS, val=PROMPTS, batch_size=8, max_prompt_tokens=128)
     run = trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0)
     run.fit(ppo, datamodule=prompts)
-    for counts in (asked, using):
+    for counts in (asked, computed):
         assert (counts["reference collect"] > 0) == (kl_coef > 0)
         assert counts["reference update"] == 0
         assert counts["reference validation"] > 0
@@ -89,19 +92,16 @@ def test_logits_are_computed_for_response_tokens_alone(
     """Of policy and reference once each in scoring, and of the policy once in the update; never of reward and value."""
     tokens: Counter[str] = Counter()
     rows: Counter[tuple[str, str]] = Counter()
-    hidden: list[torch.Tensor] = []
     states: list[torch.Tensor] = []
-    logprobs, hidden_ragged = Roles.logprobs, Backbone.hidden_ragged
+    logprobs = Roles.logprobs
 
-    def spy(self: Roles, role: Any, rollout: Rollout, *args: Any, **kwargs: Any) -> Any:
+    def spy(
+        self: Roles, role: Any, rollout: Rollout, temperature: float, entropy: bool = True, hidden: Any = None
+    ) -> Any:
         states.clear()
-        out = logprobs(self, role, rollout, *args, **kwargs)
-        assert torch.equal(torch.cat(states), hidden[-1][rollout.sequences.before])
+        out = logprobs(self, role, rollout, temperature, entropy, hidden)
+        assert torch.equal(torch.cat(states), hidden[rollout.sequences.before])
         return out
-
-    def hidden_spy(self: Backbone, batch: Any) -> torch.Tensor:
-        hidden[:] = [hidden_ragged(self, batch)]
-        return hidden[0]
 
     class Counting(Phased):
         def collect(self, *args: Any) -> Any:
@@ -114,7 +114,6 @@ def test_logits_are_computed_for_response_tokens_alone(
             return super().training_step(batch, batch_idx)
 
     monkeypatch.setattr(Roles, "logprobs", spy)
-    monkeypatch.setattr(Backbone, "hidden_ragged", hidden_spy)
     ppo = module(tiny, Counting, memory=MemorySettings(100))
     ppo.configure_model()
     layer = next(iter(ppo.roles.backbone("policy")._layers.values()))
@@ -145,3 +144,34 @@ def test_the_reward_model_never_asks_the_unembedding(tiny: TinyRuns, tmp_path: P
     reward.backbone.unembed.register_forward_hook(refuse)
     settings: dict[str, Any] = {"max_prompt_tokens": 128, "max_response_tokens": 32}
     trainer(tmp_path, max_epochs=1).fit(reward, datamodule=RankingDataModule(rows, val=rows, **settings))
+
+
+@pytest.mark.parametrize("limit", [4096, 120])
+def test_roles_in_one_forward_are_roles_one_by_one(
+    tiny: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Scores, losses and weights after two iterations; a forward has no more tokens than it may, unless of one row."""
+    forwards: list[tuple[int, int]] = []
+    hidden_ragged = Backbone.hidden_ragged
+
+    def spy(self: Backbone, batch: Ragged) -> torch.Tensor:
+        forwards.append((len(batch), sum(len(block.keys) for block in batch.layout.blocks)))
+        return hidden_ragged(self, batch)
+
+    def run(root: Path) -> tuple[dict[str, torch.Tensor], dict[str, float], int]:
+        forwards.clear()
+        # Adam's usual eps makes a step of 1e-2 of a gradient that is nothing but the order of a sum.
+        ppo = module(tiny, memory=MemorySettings(limit), optimizer=OptimizerSettings(lr=1e-2, eps=1e-3))
+        fit = trainer(root, max_epochs=2)
+        fit.fit(ppo, datamodule=data())
+        metrics = {k: float(v) for k, v in fit.callback_metrics.items() if not k.startswith("time/")}
+        return ppo.trainable(), metrics, len(forwards)
+
+    monkeypatch.setattr(Backbone, "hidden_ragged", spy)
+    together, metrics, few = run(tmp_path / "together")
+    assert all(tokens <= limit or rows in (2, 4) for tokens, rows in forwards)
+    monkeypatch.setattr(Backbone, "takes_rows", lambda *_: False)
+    apart, expected, many = run(tmp_path / "apart")
+    assert many == 2 * few + 2 * 2 if limit == 4096 else many > few
+    assert all(torch.allclose(together[n], apart[n], atol=1e-6) for n in apart)
+    assert metrics == pytest.approx(expected, rel=1e-3, abs=1e-4)

@@ -49,9 +49,9 @@ class Recording(PPOModule):
         self.sampled.append({"purpose": purpose, **self.copies()})  # type: ignore[dict-item]
         return super().sample(batch, purpose, *args, **kwargs)
 
-    def policy_loss(self, batch: MicroBatch) -> Any:
+    def policy_loss(self, batch: MicroBatch, hidden: Tensor | None = None) -> Any:
         self.forwards += 1
-        return super().policy_loss(batch)
+        return super().policy_loss(batch, hidden)
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
