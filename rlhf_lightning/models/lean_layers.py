@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlhf_lightning.models.lora_linear import side_by_side
+from rlhf_lightning.models.lora_linear import gated, side_by_side
 from rlhf_lightning.models.ragged_attention import attend
 
 MODELS = ("llama", "mistral", "qwen2")
@@ -75,9 +75,10 @@ class LeanMlp(nn.Module):
     def forward(self: Any, x: Tensor) -> Tensor:
         """[..., H] to [..., H]."""
         gate, up = side_by_side((self.gate_proj, self.up_proj), x)
+        if torch.is_grad_enabled():
+            return gated(self.down_proj, gate, up)
         # Without a backward nobody needs the factors any more, and fresh memory costs as much as the product.
-        inner = F.silu(gate) * up if torch.is_grad_enabled() else F.silu(gate, inplace=True).mul_(up)
-        out: Tensor = self.down_proj(inner)
+        out: Tensor = self.down_proj(F.silu(gate, inplace=True).mul_(up))
         return out
 
 

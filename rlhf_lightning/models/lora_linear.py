@@ -65,22 +65,29 @@ class _LoraProducts(torch.autograd.Function):
 
     Autograd's own graph of this keeps a cast copy of x for every layer that reads it (query, key and value: three
     times) and writes the output three times; here x is kept once, as it came, and its gradient is summed in place.
-    Where rows have different adapters, only the low-rank products are separate.
+    Where rows have different adapters, only the low-rank products are separate. Instead of x there can be its two
+    factors, silu(gate) · up, which are there anyway; the backward then multiplies them again.
     """
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, bases: list[Any], parts: list[tuple[slice, list[float]]], *factors: Tensor
+        ctx: Any,
+        x: Tensor,
+        gate: Tensor | None,
+        bases: list[Any],
+        parts: list[tuple[slice, list[float]]],
+        *factors: Tensor,
     ) -> tuple[Tensor, ...]:
         """
         Args:
             ctx: Autograd's.
-            x: [..., in].
+            x: [..., in]; with a gate it is `up`.
+            gate: [..., in], or None.
             bases: Frozen layers, L of them.
             parts: Rows of x that have an adapter, and its L scales.
             factors: A [r, in] and B [out, r] of each layer, and so for each part.
         """
-        rows = x.reshape(-1, x.shape[-1])
+        rows = (x if gate is None else F.silu(gate) * x).reshape(-1, x.shape[-1])
         biases = (None if base.bias is None else base.bias.to(x.dtype) for base in bases)
         outs = [F.linear(rows, _weight(base, x.dtype), bias) for base, bias in zip(bases, biases, strict=True)]
         kept = []
@@ -91,20 +98,24 @@ class _LoraProducts(torch.autograd.Function):
             for out, b, part in zip(outs, bs, low.split([b.shape[1] for b in bs], 1), strict=True):
                 out[span].addmm_(part, b.t())
             kept += [a, low, *bs]
-        ctx.save_for_backward(rows, *kept)
+        ctx.save_for_backward(rows if gate is None else x, gate, *kept)
         ctx.bases, ctx.parts, ctx.shape, ctx.dtype = bases, parts, x.shape, factors[0].dtype
         return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        rows, *kept = ctx.saved_tensors
+        rows, gate, *kept = ctx.saved_tensors
+        up, silu = rows, None
+        if gate is not None:
+            silu = F.silu(gate)
+            rows = (silu * up).reshape(-1, up.shape[-1])
         flat = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = flat[0] @ _weight(ctx.bases[0], flat[0].dtype)
             for grad, base in zip(flat[1:], ctx.bases[1:], strict=True):
                 grad_x.addmm_(grad, _weight(base, grad.dtype))
-        needed = _chunks(ctx.needs_input_grad[3:], 2 * len(flat))
+        needed = _chunks(ctx.needs_input_grad[4:], 2 * len(flat))
         factors: list[Tensor | None] = []
         for (span, scales), (a, low, *bs), need in zip(ctx.parts, _chunks(kept, 2 + len(flat)), needed, strict=True):
             own = [grad[span] for grad in flat]
@@ -118,15 +129,20 @@ class _LoraProducts(torch.autograd.Function):
                 zipped = zip(own, low.split(ranks, 1), scales, strict=True)
                 pair[1::2] = [(grad.t() @ part).to(ctx.dtype) * scale for grad, part, scale in zipped]
             factors += pair
-        return None if grad_x is None else grad_x.view(ctx.shape), None, None, *factors
+        grad_gate = None
+        if grad_x is not None:
+            grad_x = grad_x.view(ctx.shape)
+            if silu is not None:
+                grad_x, grad_gate = silu.mul_(grad_x), torch.ops.aten.silu_backward(grad_x.mul_(up), gate)
+        return grad_x, grad_gate, None, None, *factors
 
 
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _products(layers: Sequence[Any], x: Tensor, rows: Rows) -> tuple[Tensor, ...]:
-    """Outputs of layers that have the same adapters for the same rows."""
+def _products(layers: Sequence[Any], x: Tensor, rows: Rows, gate: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Outputs of layers that have the same adapters for the same rows of x, or of silu(gate) · x."""
     parts, factors, start = [], [], 0
     for number, (name, count) in enumerate(rows):
         stop = None if number == len(rows) - 1 else start + count
@@ -134,10 +150,11 @@ def _products(layers: Sequence[Any], x: Tensor, rows: Rows) -> tuple[Tensor, ...
             parts.append((slice(start, stop), [layer.scaling[name] for layer in layers]))
             factors += [f for layer in layers for f in (layer.lora_A[name].weight, layer.lora_B[name].weight)]
         start += count
-    x, bases = x.to(_product_dtype(x)), [layer.get_base_layer() for layer in layers]
+    x, gate = x.to(_product_dtype(x)), None if gate is None else gate.to(_product_dtype(gate))
+    bases = [layer.get_base_layer() for layer in layers]
     # The inputs have the dtype of the product now; autocast would cast the float32 sums back to 16 bit.
     with torch.autocast(x.device.type, enabled=False):
-        outputs: tuple[Tensor, ...] = _LoraProducts.apply(x, bases, parts, *factors)
+        outputs: tuple[Tensor, ...] = _LoraProducts.apply(x, gate, bases, parts, *factors)
     return outputs
 
 
@@ -186,6 +203,19 @@ def side_by_side(layers: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
     rows = {layer.rows(dtype) if isinstance(layer, SingleNode) else None for layer in layers}
     same = rows.pop()
     return [layer(x) for layer in layers] if rows or same is None else _products(layers, x, same)
+
+
+def gated(layer: Any, gate: Tensor, up: Tensor) -> Tensor:
+    """A layer's output for silu(gate) · up, which a single node does not keep for its backward.
+
+    Args:
+        layer: A linear layer, adapted or not.
+        gate: [..., in].
+        up: [..., in].
+    """
+    rows = layer.rows(_product_dtype(up)) if isinstance(layer, SingleNode) else None
+    out: Tensor = layer(F.silu(gate) * up) if rows is None else _products([layer], up, rows, gate)[0]
+    return out
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

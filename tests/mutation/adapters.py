@@ -16,6 +16,7 @@ PARTS = f"{ROWS_TESTS}::test_outputs_and_gradients_are_pefts_part_by_part"
 TAKE = f"{ROWS_TESTS}::test_what_peft_computes_cannot_take_rows"
 ONE_FORWARD = f"{ROWS_TESTS}::test_one_forward_is_one_adapter_after_another"
 DROPPED = f"{ROWS_TESTS}::test_adapters_with_dropout_take_turns"
+GATED = "tests/models/test_lean_layers.py::test_outputs_and_gradients_are_the_models_own"
 TURNS = f"{ROWS_TESTS}::test_models_that_pad_take_turns"
 
 LORA = table(
@@ -86,7 +87,7 @@ LORA = table(
         PEFT,
     ),
     ("shape of the rows", "tuple(out.view(*x.shape[:-1], -1) for out in outs)", "tuple(outs)", PEFT),
-    ("gradient's shape of the rows", "grad_x.view(ctx.shape), None", "grad_x, None", PEFT),
+    ("gradient's shape of the rows", "grad_x = grad_x.view(ctx.shape)", "pass", PEFT),
     (
         "frozen inputs have a gradient",
         "if ctx.needs_input_grad[0]:",
@@ -182,6 +183,17 @@ LORA = table(
         "[layers[0].scaling[name] for",
         SIDE,
     ),
+    ("gated: up alone", "x if gate is None else F.silu(gate) * x", "x", GATED),
+    ("gated: up alone in the backward", "rows = (silu * up)", "rows = up", GATED),
+    ("gated: no gradient of the gate", "torch.ops.aten.silu_backward(grad_x.mul_(up), gate)", "None", GATED),
+    (
+        "gated: the gate's gradient without up",
+        "silu_backward(grad_x.mul_(up), gate)",
+        "silu_backward(grad_x, gate)",
+        GATED,
+    ),
+    ("gated: up's gradient without the gate", "silu.mul_(grad_x), torch", "grad_x.clone(), torch", GATED),
+    ("gated: the input is kept", "rows if gate is None else x, gate", "rows, gate", GATED),
     ("quantized layers too", " and type(base) is nn.Linear", "", "test_other_layers_stay_pefts"),
     ("subclasses too", "type(layer) is Linear and", "isinstance(layer, Linear) and", "test_other_layers_stay_pefts"),
 )

@@ -197,14 +197,14 @@ LEAN_LAYERS = table(
     ),
     ("no scale", "layout, self.scaling,", "layout, 1.0,", OWN),
     ("padded batches too", "if layout is None or", "if", CACHED),
-    ("gate for up", "F.silu(gate) * up if", "F.silu(up) * gate if", OWN),
+    ("gate for up", "gated(self.down_proj, gate, up)", "gated(self.down_proj, up, gate)", OWN),
     (
         "gate for up without gradients",
         "F.silu(gate, inplace=True).mul_(up)",
         "F.silu(up, inplace=True).mul_(gate)",
         OWN,
     ),
-    ("in place with gradients", "F.silu(gate) * up if torch.is_grad_enabled() else ", "", OWN),
+    ("in place with gradients", "if torch.is_grad_enabled():", "if not gate.ndim:", OWN),
     (
         "any model",
         "lm.config.model_type not in MODELS or ",

@@ -99,6 +99,7 @@ def test_logits_are_computed_for_response_tokens_alone(
         self: Roles, role: Any, rollout: Rollout, temperature: float, entropy: bool = True, hidden: Any = None
     ) -> Any:
         states.clear()
+        hidden = self.hidden((role,), rollout)[role] if hidden is None else hidden
         out = logprobs(self, role, rollout, temperature, entropy, hidden)
         assert torch.equal(torch.cat(states), hidden[rollout.sequences.before])
         return out
@@ -168,9 +169,11 @@ def test_roles_in_one_forward_are_roles_one_by_one(
         return ppo.trainable(), metrics, len(forwards)
 
     monkeypatch.setattr(Backbone, "hidden_ragged", spy)
+    monkeypatch.setattr(Roles, "trained_together", True)
     together, metrics, few = run(tmp_path / "together")
     assert all(tokens <= limit or rows in (2, 4) for tokens, rows in forwards)
     monkeypatch.setattr(Backbone, "takes_rows", lambda *_: False)
+    monkeypatch.setattr(Roles, "trained_together", False)
     apart, expected, many = run(tmp_path / "apart")
     assert many == 2 * few + 2 * 2 if limit == 4096 else many > few
     assert all(torch.allclose(together[n], apart[n], atol=1e-6) for n in apart)
