@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.masked import position_ids
 from rlhf_lightning.models.checkpointing import checkpointed
+from rlhf_lightning.models.lean_layers import is_lean
 from rlhf_lightning.models.load_errors import brief
 from rlhf_lightning.models.lora_linear import active, take_rows, use_single_node
 from rlhf_lightning.models.quantized import QuantizedLinear
@@ -177,14 +178,16 @@ class Backbone(nn.Module):
 
     def takes_rows(self, names: Sequence[str | None]) -> bool:
         """Whether `hidden_by_adapter` computes these adapters in one forward, under the autocast that there is now."""
-        ragged = self.lm.config._attn_implementation == NAME  # in padded batches rows are not tokens
-        return ragged and take_rows(list(self._layers.values()), names, self.lm.get_input_embeddings().weight)
+        # In padded batches rows are not tokens, nor in layers that only some tokens go to (experts).
+        tokens = self.lm.config._attn_implementation == NAME and is_lean(self.lm)
+        return tokens and take_rows(list(self._layers.values()), names, self.lm.get_input_embeddings().weight)
 
     def hidden_by_adapter(self, names: Sequence[str | None], batch: Ragged) -> list[Tensor]:
         """Final hidden states [N, H] of the same N tokens under each of several adapters, in one forward if possible.
 
         The frozen weights then read all rows at once: products are larger and small operations fewer than one adapter
-        after another. Dropout and variants of LoRA, which PEFT computes, take turns.
+        after another. Dropout and variants of LoRA, which PEFT computes, take turns, and so do
+        adapters on models whose layers are not those of `lean_layers`.
 
         Args:
             names: Adapters; None is the bare base model.

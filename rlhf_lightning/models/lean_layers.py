@@ -82,6 +82,12 @@ class LeanMlp(nn.Module):
         return out
 
 
+def is_lean(lm: Any) -> bool:
+    """Whether a model has these layers: each of their linear layers gets all tokens, once and in order."""
+    layers: Any = getattr(lm.base_model, "layers", ())
+    return len(layers) > 0 and all(isinstance(getattr(layer, "mlp", None), LeanMlp) for layer in layers)
+
+
 @cache
 def _lean(mixed_in: type, own: type) -> type:
     return type(own.__name__, (mixed_in, own), {})

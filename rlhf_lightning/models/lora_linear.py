@@ -111,7 +111,7 @@ class _LoraProducts(torch.autograd.Function):
             rows = (silu * up).reshape(-1, up.shape[-1])
         flat = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
         grad_x = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:  # an adapted gate beside an up that is not
             grad_x = flat[0] @ _weight(ctx.bases[0], flat[0].dtype)
             for grad, base in zip(flat[1:], ctx.bases[1:], strict=True):
                 grad_x.addmm_(grad, _weight(base, grad.dtype))

@@ -266,14 +266,16 @@ class PPOModule(PolicySteps):
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         if self.kl.stopped:  # no forward, and no step
             return self.scaled(batch, no_loss(list(self.trainable().values())))
-        gradients, both = self.early_backward(), self.roles.trained_together
-        for part in batch.parts(self.memory.micro_batch_tokens // (2 if both else 1)):
-            hidden = self.roles.hidden(TRAINED, part.experience.rollout) if both else {}
+        gradients, limit, both = self.early_backward(), self.memory.micro_batch_tokens, self.roles.trained_together
+        for part in batch.parts(limit // 2 if both else limit):
+            rollout = part.experience.rollout
+            fits = both and 2 * len(rollout.sequences.tokens) <= limit  # a single row may be longer than half
+            hidden = self.roles.hidden(TRAINED, rollout) if fits else {}
             loss_p, new_logprobs = self.policy_loss(part, hidden.get("policy"))
-            if not both:
+            if not fits:
                 gradients.add(loss_p)  # before the value's forward: the two share no activations
             loss_v = self.value_loss(part, hidden.get("value"))
-            gradients.add(self.value_coef * loss_v + (loss_p if both else 0.0))
+            gradients.add(self.value_coef * loss_v + (loss_p if fits else 0.0))
             self.update_metrics.add(new_logprobs.detach(), loss_p.detach(), loss_v.detach(), part)
             self.kl.moved(new_logprobs.detach(), part)
         self.ptx.add(gradients, batch)

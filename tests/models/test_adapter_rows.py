@@ -174,6 +174,36 @@ def test_adapters_with_dropout_take_turns(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_other_layers_take_turns() -> None:
+    """An expert would get some of the tokens only, and so another adapter's."""
+    made, batch = backbone(), sequences()
+    expected = numbers(made, NAMES, batch, together=False)
+    mlp = made.lm.base_model.layers[1].mlp
+    mlp.__class__ = next(c for c in type(mlp).__mro__ if c.__name__ == "LlamaMLP" and c is not type(mlp))
+    assert not made.takes_rows(NAMES)
+    found = numbers(made, NAMES, batch, together=True)
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(found, expected, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("autocast", [True, False])
+def test_in_16_bit_too(autocast: bool) -> None:
+    made, batch = backbone().to(torch.bfloat16), sequences()
+    if autocast:
+        for name in ("policy", "value"):
+            for tensor in made.adapter_state(name).values():
+                tensor.data = tensor.data.float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert made.takes_rows(NAMES)
+        together = made.hidden_by_adapter(NAMES, batch)
+        for name, found in zip(NAMES, together, strict=True):
+            with made.using(name):
+                expected = made.hidden_ragged(batch)
+            # Products of other sizes may round otherwise.
+            assert found.dtype == expected.dtype == torch.bfloat16
+            assert (found - expected).float().norm() < 0.01 * expected.float().norm()
+
+
 @pytest.mark.parametrize("attribute", ["_attn_implementation", "sliding_window"])
 def test_models_that_pad_take_turns(attribute: str) -> None:
     """All of them, or this batch alone, which has a sequence longer than the window: rows of padding are no tokens."""

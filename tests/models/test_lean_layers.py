@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from rlhf_lightning.models import ragged_support
 from rlhf_lightning.models.backbone import Backbone
-from rlhf_lightning.models.lean_layers import MODELS, LeanAttention, LeanMlp, _Rotation
+from rlhf_lightning.models.lean_layers import MODELS, _Rotation, is_lean
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.ragged import Ragged, from_lengths, from_prompts
 from rlhf_lightning.models.ragged_support import enable_ragged
@@ -48,11 +48,6 @@ def own_layers(lm: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return lm
 
 
-def is_lean(lm: Any) -> bool:
-    layers = lm.base_model.layers
-    return all(isinstance(x.self_attn, LeanAttention) and isinstance(x.mlp, LeanMlp) for x in layers)
-
-
 def batch(shared: bool) -> Ragged:
     if not shared:
         return from_lengths(torch.randint(1, 40, (17,)), torch.tensor([5, 1, 8, 3]))
@@ -61,11 +56,11 @@ def batch(shared: bool) -> Ragged:
     return from_prompts(prompts, torch.ones(2, 3, dtype=torch.bool), responses, after, torch.tensor([0, 0, 1]))
 
 
-def outcome(lm: Any, tokens: Ragged, adapter: bool) -> list[Tensor]:
+def outcome(lm: Any, tokens: Ragged, adapter: bool, targets: str | list[str] = "all-linear") -> list[Tensor]:
     """Hidden states, and gradients of the adapter or of all weights."""
     backbone = Backbone(lm, freeze=adapter)
     if adapter:
-        backbone.add_adapter("a", LoraSettings(rank=3).peft_config(), trainable=True)
+        backbone.add_adapter("a", LoraSettings(rank=3, target_modules=targets).peft_config(), trainable=True)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for tensor in backbone.adapter_state("a").values():
@@ -90,6 +85,16 @@ def test_outputs_and_gradients_are_the_models_own(
     assert is_lean(ours)
     pairs = zip(outcome(ours, tokens, adapter), outcome(theirs, tokens, adapter), strict=True)
     assert all(torch.allclose(a, b, atol=1e-9) for a, b in pairs)
+
+
+@pytest.mark.parametrize("targets", [["gate_proj", "down_proj"], ["up_proj", "down_proj"], ["down_proj"]])
+def test_an_adapted_gate_beside_an_up_that_is_not(targets: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first layer only one factor of the down projection's input then has a gradient, or none."""
+    tokens, ours, theirs = batch(False), model("llama"), own_layers(model("llama"), monkeypatch)
+    enable_ragged(ours)
+    found, expected = (outcome(lm, tokens, True, targets) for lm in (ours, theirs))
+    assert all(g.abs().sum() > 0 for g in found[1:])
+    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(found, expected, strict=True))
 
 
 @torch.no_grad()

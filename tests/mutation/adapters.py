@@ -17,6 +17,7 @@ TAKE = f"{ROWS_TESTS}::test_what_peft_computes_cannot_take_rows"
 ONE_FORWARD = f"{ROWS_TESTS}::test_one_forward_is_one_adapter_after_another"
 DROPPED = f"{ROWS_TESTS}::test_adapters_with_dropout_take_turns"
 GATED = "tests/models/test_lean_layers.py::test_outputs_and_gradients_are_the_models_own"
+GATE = "tests/models/test_lean_layers.py::test_an_adapted_gate_beside_an_up_that_is_not"
 TURNS = f"{ROWS_TESTS}::test_models_that_pad_take_turns"
 
 LORA = table(
@@ -90,8 +91,8 @@ LORA = table(
     ("gradient's shape of the rows", "grad_x = grad_x.view(ctx.shape)", "pass", PEFT),
     (
         "frozen inputs have a gradient",
-        "if ctx.needs_input_grad[0]:",
-        "if not ctx.needs_input_grad[0]:",
+        "if ctx.needs_input_grad[0] or",
+        "if not ctx.needs_input_grad[0] or",
         PEFT,
     ),
     ("only frozen adapters have a gradient", "            if any(need):", "            if not any(need):", PEFT),
@@ -183,6 +184,7 @@ LORA = table(
         "[layers[0].scaling[name] for",
         SIDE,
     ),
+    ("gated: an adapted gate alone", " or ctx.needs_input_grad[1]:", ":", GATE),
     ("gated: up alone", "x if gate is None else F.silu(gate) * x", "x", GATED),
     ("gated: up alone in the backward", "rows = (silu * up)", "rows = up", GATED),
     ("gated: no gradient of the gate", "torch.ops.aten.silu_backward(grad_x.mul_(up), gate)", "None", GATED),
@@ -201,7 +203,7 @@ LORA = table(
 BACKBONE = table(
     "models/backbone.py",
     ROWS_TESTS,
-    ("padded rows are taken for tokens", "return ragged and take_rows", "return take_rows", TURNS),
+    ("padded rows are taken for tokens", "return tokens and take_rows", "return is_lean(self.lm) and take_rows", TURNS),
     (
         "padded batches are taken for tokens",
         "self.takes_rows(names) and reads_ragged(self.lm, batch):",
@@ -209,6 +211,7 @@ BACKBONE = table(
         TURNS,
     ),
     ("dropout is ignored", "if len(names) > 1 and self.takes_rows(names)", "if len(names) > 1", DROPPED),
+    ("experts' rows are taken for tokens", " and is_lean(self.lm)", "", f"{ROWS_TESTS}::test_other_layers_take_turns"),
     ("always in turn", "if len(names) > 1 and", "if len(names) > 9 and", ONE_FORWARD),
     (
         "another order",
