@@ -258,10 +258,10 @@ class StageModule(MasterWeights):
         self._fit_loop.in_optimizer_step = False
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        counts = {"skipped_steps": float(self.guard.skipped)}
-        if self.guard.overflows:
-            counts["overflow_steps"] = float(self.guard.overflows)
-        self.log_dict(counts, on_step=True, on_epoch=False, batch_size=1)
+        overflows = {"overflow_steps": float(self.guard.overflows)} if self.guard.overflows else {}
+        self.log_dict(
+            {"skipped_steps": float(self.guard.skipped)} | overflows, on_step=True, on_epoch=False, batch_size=1
+        )
 
     # -- artefact -----------------------------------------------------------------------------------------
 

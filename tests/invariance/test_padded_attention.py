@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 
-from rlhf_lightning.models import backbone
+from rlhf_lightning.models import backbone, loading
 from rlhf_lightning.models.ragged_attention import NAME
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptDataModule
@@ -62,7 +62,7 @@ def test_padded_attention_trains_to_the_same(
     assert kinds == {NAME}
     assert "policy/loss" in metrics if make is ppo else {"train/loss", "val/loss"} <= metrics.keys()
     for kind in ("sdpa", "eager"):
-        monkeypatch.setattr(backbone, "enable_ragged", lambda lm, kind=kind: lm.set_attn_implementation(kind))
+        monkeypatch.setattr(loading, "enable_ragged", lambda lm, kind=kind: lm.set_attn_implementation(kind))
         weights, others, kinds = run(make, tiny, tmp_path / kind)
         assert kinds == {kind}
         assert distance(plain, weights) <= REORDERED

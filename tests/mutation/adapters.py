@@ -15,10 +15,8 @@ ROWS_TESTS = "tests/models/test_adapter_rows.py"
 PARTS = f"{ROWS_TESTS}::test_outputs_and_gradients_are_pefts_part_by_part"
 TAKE = f"{ROWS_TESTS}::test_what_peft_computes_cannot_take_rows"
 ONE_FORWARD = f"{ROWS_TESTS}::test_one_forward_is_one_adapter_after_another"
-DROPPED = f"{ROWS_TESTS}::test_adapters_with_dropout_take_turns"
 GATED = "tests/models/test_lean_layers.py::test_outputs_and_gradients_are_the_models_own"
 GATE = "tests/models/test_lean_layers.py::test_an_adapted_gate_beside_an_up_that_is_not"
-TURNS = f"{ROWS_TESTS}::test_models_that_pad_take_turns"
 
 LORA = table(
     "models/lora_linear.py",
@@ -184,6 +182,8 @@ LORA = table(
         "[layers[0].scaling[name] for",
         SIDE,
     ),
+    ("parts are lost", "range(0, len(items), size)", "range(0, size, size)", PARTS),
+    ("gated: gate for up", "_products([layer], up, rows, gate)", "_products([layer], gate, rows, up)", GATED),
     ("gated: an adapted gate alone", " or ctx.needs_input_grad[1]:", ":", GATE),
     ("gated: up alone", "x if gate is None else F.silu(gate) * x", "x", GATED),
     ("gated: up alone in the backward", "rows = (silu * up)", "rows = up", GATED),
@@ -198,27 +198,6 @@ LORA = table(
     ("gated: the input is kept", "rows if gate is None else x, gate", "rows, gate", GATED),
     ("quantized layers too", " and type(base) is nn.Linear", "", "test_other_layers_stay_pefts"),
     ("subclasses too", "type(layer) is Linear and", "isinstance(layer, Linear) and", "test_other_layers_stay_pefts"),
-)
-
-BACKBONE = table(
-    "models/backbone.py",
-    ROWS_TESTS,
-    ("padded rows are taken for tokens", "return tokens and take_rows", "return is_lean(self.lm) and take_rows", TURNS),
-    (
-        "padded batches are taken for tokens",
-        "self.takes_rows(names) and reads_ragged(self.lm, batch):",
-        "self.takes_rows(names):",
-        TURNS,
-    ),
-    ("dropout is ignored", "if len(names) > 1 and self.takes_rows(names)", "if len(names) > 1", DROPPED),
-    ("experts' rows are taken for tokens", " and is_lean(self.lm)", "", f"{ROWS_TESTS}::test_other_layers_take_turns"),
-    ("always in turn", "if len(names) > 1 and", "if len(names) > 9 and", ONE_FORWARD),
-    (
-        "another order",
-        "tuple((name, len(batch)) for name in names)",
-        "tuple((name, len(batch)) for name in names[::-1])",
-        ONE_FORWARD,
-    ),
 )
 
 COPIES = table(

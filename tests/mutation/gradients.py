@@ -197,6 +197,12 @@ LEAN_LAYERS = table(
     ),
     ("no scale", "layout, self.scaling,", "layout, 1.0,", OWN),
     ("padded batches too", "if layout is None or", "if", CACHED),
+    (
+        "some layers are enough",
+        "return len(layers) > 0 and all(",
+        "return len(layers) > 0 and any(",
+        "tests/models/test_adapter_rows.py::test_other_layers_take_turns",
+    ),
     ("gate for up", "gated(self.down_proj, gate, up)", "gated(self.down_proj, up, gate)", OWN),
     (
         "gate for up without gradients",

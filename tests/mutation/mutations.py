@@ -54,7 +54,6 @@ MUTATIONS = [
     *ragged.RAGGED,
     *ragged_attention.RAGGED_ATTENTION,
     *adapters.LORA,
-    *adapters.BACKBONE,
     *adapters.COPIES,
     *gradients.CHECKPOINTING,
     *gradients.EARLY_BACKWARD,
