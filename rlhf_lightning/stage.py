@@ -259,9 +259,8 @@ class StageModule(MasterWeights):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         overflows = {"overflow_steps": float(self.guard.overflows)} if self.guard.overflows else {}
-        self.log_dict(
-            {"skipped_steps": float(self.guard.skipped)} | overflows, on_step=True, on_epoch=False, batch_size=1
-        )
+        counts = {"skipped_steps": float(self.guard.skipped)} | overflows
+        self.log_dict(counts, on_step=True, on_epoch=False, batch_size=1)
 
     # -- artefact -----------------------------------------------------------------------------------------
 
