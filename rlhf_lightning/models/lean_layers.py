@@ -85,7 +85,11 @@ class LeanMlp(nn.Module):
 def is_lean(lm: Any) -> bool:
     """Whether a model has these layers: each of their linear layers gets all tokens, once and in order."""
     layers: Any = getattr(lm.base_model, "layers", ())
-    return len(layers) > 0 and all(isinstance(getattr(layer, "mlp", None), LeanMlp) for layer in layers)
+    return len(layers) > 0 and all(
+        isinstance(getattr(layer, "self_attn", None), LeanAttention)
+        and isinstance(getattr(layer, "mlp", None), LeanMlp)
+        for layer in layers
+    )
 
 
 @cache

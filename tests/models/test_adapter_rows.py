@@ -15,6 +15,7 @@ from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.lora_linear import Rows, active, side_by_side, take_rows, use_single_node
 from rlhf_lightning.models.ragged import Ragged, from_lengths, from_prompts
 from rlhf_lightning.models.sources import resolve
+from tests.models.test_backbone import randomize
 
 X = torch.randn(7, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 ROWS: Rows = (("a", 3), (None, 1), ("b", 0))
@@ -110,11 +111,8 @@ def backbone(dropout: float = 0.0) -> Backbone:
     made.add_adapter("policy", LoraSettings(rank=4, dropout=dropout).peft_config(), trainable=True)
     some = LoraSettings(rank=2, alpha=3.0, target_modules=["q_proj", "v_proj", "down_proj"])
     made.add_adapter("value", some.peft_config(), trainable=True)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name in ("policy", "value"):
-            for tensor in made.adapter_state(name).values():
-                tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
+    for seed, name in enumerate(("policy", "value")):
+        randomize(made, name, seed)
     return made
 
 

@@ -12,8 +12,8 @@ from rlhf_lightning.reward.data import RankedPrompt, collate
 
 
 def test_scores_and_gradients_equal_those_of_separate_sequences() -> None:
-    """float32 sums in another order: 1e-5 on states of order 1."""
-    backbone = Backbone(load_causal_lm(resolve("embedded:tiny")))
+    """In float64: gradients are of order 350, where float32 sums in another order differ by more than the bound."""
+    backbone = Backbone(load_causal_lm(resolve("embedded:tiny"), torch.float64))
     backbone.add_adapter("a", LoraSettings(rank=4).peft_config(), trainable=True)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -24,7 +24,7 @@ def test_scores_and_gradients_equal_those_of_separate_sequences() -> None:
         RankedPrompt([20, 21], [[22], [23, 24, 25, 2], [26, 2]], [1, 2, 3]),
     ]
     batch = collate(rows, pad_id=0)
-    weight = torch.randn(64, generator=generator)
+    weight = torch.randn(64, generator=generator, dtype=torch.float64)
 
     def gradients(scores: torch.Tensor) -> list[torch.Tensor]:
         backbone.zero_grad()
@@ -44,4 +44,4 @@ def test_scores_and_gradients_equal_those_of_separate_sequences() -> None:
     assert torch.allclose(shared_scores, separate_scores, atol=1e-5)
     ours, theirs = gradients(shared_scores), gradients(separate_scores)
     assert len(ours) == len(theirs) == 28
-    assert all((a - b).norm() <= 1e-5 * b.norm() for a, b in zip(ours, theirs, strict=True))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
