@@ -28,7 +28,7 @@ class Meter:
         self.steps: list[dict[str, Any]] = []
         self.notes: dict[str, Any] = {}
         self._last = 0.0
-        self._peak_mib = 0.0
+        self.peak_mib = 0.0
 
     def start(self) -> None:
         """The first step begins."""
@@ -44,7 +44,7 @@ class Meter:
         """A step has ended and the next one begins."""
         now = self.now()
         self.steps.append({"seconds": now - self._last, **facts})
-        self._peak_mib = self._peak()  # here and not at exit: writing the artefact is no part of the work
+        self.peak_mib = self._peak()  # here and not at exit: writing the artefact is no part of the work
         self._last = self.now()
 
     def _peak(self) -> float:
@@ -55,5 +55,5 @@ class Meter:
 
     def write(self, path: str) -> None:
         """Write everything as JSON."""
-        result = {"steps": self.steps, "peak_mib": self._peak_mib, "threads": torch.get_num_threads()}
+        result = {"steps": self.steps, "peak_mib": self.peak_mib, "threads": torch.get_num_threads()}
         Path(path).write_text(json.dumps(result | self.notes) + "\n")

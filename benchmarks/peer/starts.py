@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 STEPS = 3
 
@@ -35,15 +36,7 @@ def make_starts(model: str, rows: list[dict[str, str]], root: Path, device: str,
     found = {stage: str(directory / stage / "final") for stage in ("sft", "reward")}
     if all((Path(final) / "stage.json").is_file() for final in found.values()):
         return found
-    directory.mkdir(parents=True, exist_ok=True)
-    chosen = [rows[i % len(rows)] for i in range(2 * STEPS)]
-    pairs = [
-        {"prompt": a["prompt"], "chosen": a["response"], "rejected": b["response"]}
-        for a, b in zip(chosen, chosen[1:] + chosen[:1], strict=True)
-    ]
-    pairs = [p for p in pairs if p["chosen"] != p["rejected"]]
-    (directory / "sft.jsonl").write_text("".join(json.dumps(r) + "\n" for r in chosen))
-    (directory / "reward.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pairs))
+    write_rows(directory, rows)
     print("Making the artefacts that both sides start from ...", flush=True)
     task = {"model": model, "directory": str(directory), "device": device, "seed": seed}
     command = [sys.executable, "-m", "benchmarks.peer.starts", json.dumps(task)]
@@ -53,13 +46,30 @@ def make_starts(model: str, rows: list[dict[str, str]], root: Path, device: str,
     return found
 
 
+def write_rows(directory: Path, rows: list[dict[str, str]]) -> None:
+    """What `train` reads: some of the demonstrations, and pairs of their responses."""
+    directory.mkdir(parents=True, exist_ok=True)
+    chosen = [rows[i % len(rows)] for i in range(2 * STEPS)]
+    pairs = [
+        {"prompt": a["prompt"], "chosen": a["response"], "rejected": b["response"]}
+        for a, b in zip(chosen, chosen[1:] + chosen[:1], strict=True)
+    ]
+    pairs = [p for p in pairs if p["chosen"] != p["rejected"]]
+    (directory / "sft.jsonl").write_text("".join(json.dumps(r) + "\n" for r in chosen))
+    (directory / "reward.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pairs))
+
+
 def with_checkout() -> dict[str, str]:
     """The variable that makes the working directory importable, beside what is importable already."""
     return {"PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))}
 
 
-def main() -> None:
-    """Train both, in a process of their own."""
+def train(task: dict[str, Any]) -> None:
+    """Train both.
+
+    Args:
+        task: `model`, `directory` (with the rows of both stages), `device`, `seed`; `precision`, by default 32-true.
+    """
     import lightning as L
 
     from rlhf_lightning.cli import quieten
@@ -69,7 +79,6 @@ def main() -> None:
     from rlhf_lightning.sft.data import DemonstrationDataModule
     from rlhf_lightning.sft.module import SFTModule
 
-    task = json.loads(sys.argv[1])
     directory = Path(task["directory"])
     quieten()
     optimizer = OptimizerSettings(lr=1e-3)
@@ -78,6 +87,7 @@ def main() -> None:
         return L.Trainer(
             accelerator=task["device"],
             devices=1,
+            precision=task.get("precision", "32-true"),
             max_epochs=1,
             logger=False,
             enable_checkpointing=False,
@@ -93,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    train(json.loads(sys.argv[1]))
