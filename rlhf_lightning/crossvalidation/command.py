@@ -24,6 +24,7 @@ from rlhf_lightning.data.loading import RowStream
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.identity import differences
 from rlhf_lightning.fitting.run_lock import RunLock
+from rlhf_lightning.whole_files import write_json
 
 NAME = "crossvalidate"
 EXAMPLE = f"python -m rlhf_lightning {NAME} --config configs/quickstart/reward.yaml --folds 4 --out checkpoints/folds"
@@ -192,9 +193,7 @@ class Plan:
         else:
             write_rankings(self._rows("train"), training + evaluation)
         # Last, because it says that all the others are there.
-        temporary = path.with_name(f".{PLAN}")
-        temporary.write_text(json.dumps(self.content, indent=1) + "\n")
-        temporary.replace(path)
+        write_json(path, self.content)
 
 
 def fold_file(root: Path, number: int, split: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rlhf_lightning.artefacts import versions
 from rlhf_lightning.callbacks import markdown_table
 from rlhf_lightning.crossvalidation.outcomes import Compared, Summary
 from rlhf_lightning.pair_accuracy import Estimate
+from rlhf_lightning.whole_files import write_json, write_whole
 
 PAPER = {"training": [0.724, 0.004], "held_out": [0.696, 0.009]}
 """§4.1: five groups, three seeds; App. E.2 prints the same two numbers with their names exchanged."""
@@ -31,10 +31,8 @@ def write_report(root: Path, plan: dict[str, Any], summary: Summary) -> str:
     """
     content = {"plan": plan, "versions": versions(), **asdict(summary), "paper": PAPER}
     text = markdown(plan, summary)
-    for name, written in (("json", json.dumps(content, indent=1) + "\n"), ("md", text)):
-        temporary = root / f".crossvalidation.{name}"
-        temporary.write_text(written, encoding="utf-8")
-        temporary.replace(root / f"crossvalidation.{name}")
+    write_json(root / "crossvalidation.json", content)
+    write_whole(root / "crossvalidation.md", text)
     return text
 
 

@@ -17,6 +17,7 @@ from rlhf_lightning.data.agreement import Agreement, LabelerAgreement, Share, ju
 from rlhf_lightning.data.kinds import Ranking
 from rlhf_lightning.data.loading import RowStream
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.whole_files import write_json
 
 NAME = "agreement"
 COLUMNS = ["labelers", "without ties", "with ties", "kappa", "pairs", "of them decided", "prompts"]
@@ -143,8 +144,7 @@ def write(path: Path, content: dict[str, Any]) -> None:
         UserError: It cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(path, content)
     except OSError as error:
         raise UserError(f"out: cannot write {str(path)!r}: {error.strerror}. Choose another file.") from error
     print(f"Written: {path}")

@@ -14,7 +14,6 @@ from rlhf_lightning.commands import parse_settings
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.context import EvaluationContext
 from rlhf_lightning.evaluation.generating import check_prompts, generate_all
-from rlhf_lightning.evaluation.generations import write_json
 from rlhf_lightning.evaluation.report.command import ReportSettings, write_report
 from rlhf_lightning.evaluation.sections import ABOUT_FILE, read_results, run_section, wanted_sections
 from rlhf_lightning.evaluation.settings import EvaluateSettings
@@ -22,6 +21,7 @@ from rlhf_lightning.evaluation.tasks.section import summary_table
 from rlhf_lightning.fitting.run_lock import RunLock
 from rlhf_lightning.ppo.reward_terms import describe
 from rlhf_lightning.provenance import commit
+from rlhf_lightning.whole_files import write_json
 
 
 def main(args: Sequence[str]) -> int:
@@ -64,7 +64,7 @@ def evaluate(settings: EvaluateSettings, command: Sequence[str] = ()) -> Path:
         generations = generate_all(context)
         seconds = {name: run_section(name, section, settings, context) for name, section in sections.items()}
         wall_s = round(time.perf_counter() - start, 2)
-        write_json(out / ABOUT_FILE, _about(context, command, generations, seconds, wall_s))
+        write_json(out / ABOUT_FILE, _about(context, command, generations, seconds, wall_s), indent=2)
     finally:
         lock.release()
     return out

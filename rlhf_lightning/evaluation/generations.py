@@ -13,6 +13,7 @@ from typing import Any
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.identity import differences
+from rlhf_lightning.whole_files import write_json, write_whole
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class GenerationFile:
         if not self.about.is_file():
             self._require_no_strangers(overwrite)
             self.path.unlink(missing_ok=True)
-            write_json(self.about, {"identity": identity, "measured": measured})
+            write_json(self.about, {"identity": identity, "measured": measured}, indent=2)
             return []
         then = _read(self.about)
         if different := differences(then.get("identity", {}), identity):
@@ -110,8 +111,8 @@ class GenerationFile:
 
     def replace(self, rows: Sequence[Generation], identity: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
         """Put other rows in the place of all of them, at once."""
-        write_bytes(self.path, _lines(rows))
-        write_json(self.about, {"identity": identity, "measured": measured})
+        write_whole(self.path, _lines(rows))
+        write_json(self.about, {"identity": identity, "measured": measured}, indent=2)
 
     def rows(self) -> Iterator[Generation]:
         """
@@ -153,22 +154,6 @@ class GenerationFile:
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
                 file.truncate(whole)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file appears whole or not at all."""
-    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """The same for bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _lines(rows: Sequence[Generation]) -> bytes:

@@ -14,9 +14,9 @@ from typing import Any
 from rlhf_lightning.artefacts import versions
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.context import EvaluationContext
-from rlhf_lightning.evaluation.generations import write_json
 from rlhf_lightning.evaluation.settings import EvaluateSettings
 from rlhf_lightning.fitting.identity import plain
+from rlhf_lightning.whole_files import write_json
 
 SECTIONS: dict[str, str] = {
     "outputs": "rlhf_lightning.evaluation.outputs",
@@ -123,7 +123,7 @@ def run_section(name: str, section: Section, settings: EvaluateSettings, context
     start = time.perf_counter()
     result = section.run(settings, context)
     seconds = round(time.perf_counter() - start, 2)
-    write_json(path, {"section": name, "inputs": digest, "seconds": seconds, "result": result})
+    write_json(path, {"section": name, "inputs": digest, "seconds": seconds, "result": result}, indent=2)
     return seconds
 
 

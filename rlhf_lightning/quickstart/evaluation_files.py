@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_lightning.evaluation.intervals import mean_interval, rate_interval
 from rlhf_lightning.evaluation.report.command import ReportSettings
 from rlhf_lightning.evaluation.report.command import write_report as write_page_report
+from rlhf_lightning.whole_files import write_json
 
 if TYPE_CHECKING:
     from rlhf_lightning.quickstart.compare import Judged
@@ -44,7 +45,7 @@ def write_evaluation(out: Path, splits: Splits, quality: Mapping[str, float | No
         },
     }
     for name, result in results.items():
-        _write(out / "results" / f"{name}.json", {"section": name, "result": result})
+        write_json(out / "results" / f"{name}.json", {"section": name, "result": result})
 
 
 def write_page(out: Path, root: Path, head: Mapping[str, Any], command: list[str]) -> Path:
@@ -67,7 +68,7 @@ def write_page(out: Path, root: Path, head: Mapping[str, Any], command: list[str
         "baseline": BASELINE,
         **{name: head.get(name) for name in ("commit", "versions", "wall_s")},
     }
-    _write(out / "evaluation.json", about)
+    write_json(out / "evaluation.json", about)
     return write_page_report(ReportSettings(str(out), title="Quickstart: base, SFT and PPO"))
 
 
@@ -109,8 +110,3 @@ def _summary(values: list[float], rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _interval(values: list[float]) -> dict[str, float] | None:
     return None if any(math.isnan(v) for v in values) else asdict(mean_interval(values))
-
-
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -22,6 +21,7 @@ from rlhf_lightning.quickstart.rows import (
 )
 from rlhf_lightning.quickstart.topics import bank_topics
 from rlhf_lightning.seeding import derive_seed
+from rlhf_lightning.whole_files import write_whole
 
 PROMPT_FILES = {
     "demonstrations": ("demonstrations", 320),
@@ -41,10 +41,7 @@ PRETRAINING_FILES = {"pretraining": (False, 360), "pretraining_heldout": (True, 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """JSON lines with sorted keys; the file appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)
+    write_whole(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -16,6 +16,7 @@ from rlhf_lightning.quickstart.compare import build_panel, compare
 from rlhf_lightning.quickstart.evaluation_files import write_page
 from rlhf_lightning.quickstart.report import write_report
 from rlhf_lightning.seeding import derive_seed
+from rlhf_lightning.whole_files import write_json
 
 CONFIGS = Path("configs/quickstart")
 STAGES = ("sft", "reward", "ppo")
@@ -97,7 +98,7 @@ class Clock:
     def __exit__(self, *_: object) -> None:
         spent = time.perf_counter() - self._start
         self.seconds[self._part] = round(self.seconds.get(self._part, 0.0) + spent, 1)
-        self.path.write_text(json.dumps(self.seconds))
+        write_json(self.path, self.seconds)
 
 
 if __name__ == "__main__":

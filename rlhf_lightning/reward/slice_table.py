@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from rlhf_lightning.callbacks import log_text, markdown_table
 from rlhf_lightning.data.row_labels import COLUMNS, RowLabels
 from rlhf_lightning.pair_accuracy import PairCounts, accuracy, by_slice
 from rlhf_lightning.reward.loss import Pairs
+from rlhf_lightning.whole_files import write_json, write_whole
 
 if TYPE_CHECKING:
     from rlhf_lightning.reward.module import RewardModule
@@ -92,7 +91,7 @@ class SliceTable:
         log_text(module, f"{split}/accuracy_by_slice", table)
         root = Path(trainer.default_root_dir)
         write_whole(root / f"{split}_rankings.csv", rankings_csv(right, pairs, labels))
-        write_whole(root / f"{split}_accuracy.json", json.dumps(self._position() | slices, indent=1) + "\n")
+        write_json(root / f"{split}_accuracy.json", self._position() | slices)
         if trainer.state.fn != "fit":
             print(table)
 
@@ -141,10 +140,3 @@ def rankings_csv(right: np.ndarray[Any, Any], pairs: np.ndarray[Any, Any], label
         if pairs[i]:
             writer.writerow([i + 1, prompt, *(column[i] or "" for column in columns), pairs[i], right[i]])
     return text.getvalue()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all; a run that goes on writes the same again."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from rlhf_lightning.evaluation.report.drawing import pixels, svg
 from rlhf_lightning.evaluation.report.inputs import read_inputs
 from rlhf_lightning.evaluation.report.markdown import FIGURES, markdown, section_markdown
 from rlhf_lightning.evaluation.report.page import SMALL, WIDE, page
+from rlhf_lightning.whole_files import write_whole
 
 TENSORBOARD = "report_tensorboard"
 
@@ -69,20 +69,14 @@ def write_report(settings: ReportSettings) -> Path:
         (out / FIGURES).mkdir(parents=True, exist_ok=True)
         for figure in report.figures:
             drawn = svg(figure.draw(SMALL if figure.small else WIDE), figure.alt, standalone=True)
-            _write(out / FIGURES / f"{figure.name}.svg", drawn)
-        _write(out / "report.md", markdown(report))
-        _write(out / "report.html", page(report))
+            write_whole(out / FIGURES / f"{figure.name}.svg", drawn)
+        write_whole(out / "report.md", markdown(report))
+        write_whole(out / "report.html", page(report))
         if settings.tensorboard:
             _write_tensorboard(out / TENSORBOARD, report)
     except OSError as error:
         raise UserError(f"out: cannot write to {str(out)!r}: {error.strerror}. Choose another directory.") from error
     return out / "report.html"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _write_tensorboard(directory: Path, report: Report) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.tasks.task import Outcome
+from rlhf_lightning.whole_files import write_json
 
 
 class OutcomeFile:
@@ -83,9 +84,7 @@ class OutcomeFile:
         self._write({"identity": self.identity, "result": result})
 
     def _write(self, value: dict[str, Any]) -> None:
-        temporary = self._about.with_name(f".{self._about.name}.tmp")
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-        temporary.replace(self._about)
+        write_json(self._about, value, indent=2, ascii_only=False)
 
 
 _REMEDY = "Delete it, choose another directory, or set `overwrite`."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,7 @@ from rlhf_lightning.evaluation.trust.markdown import markdown
 from rlhf_lightning.evaluation.trust.report import PolicyOutputs, TrustInputs, TrustReport, plain, trust_report
 from rlhf_lightning.evaluation.trust.settings import SliceSettings
 from rlhf_lightning.text_reward_models import RewardReader
+from rlhf_lightning.whole_files import write_whole
 
 PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "32-true": torch.float32}
 
@@ -159,11 +159,8 @@ def write_report(out: Path, report: TrustReport, head: dict[str, Any]) -> None:
     """
     content = json.dumps({"made_from": head} | plain(report), indent=1, allow_nan=False) + "\n"
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for name, text in (("trust.json", content), ("trust.md", markdown(report, head))):
-            partial = out / f".{name}.{os.getpid()}"
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, out / name)
+            write_whole(out / name, text)
     except OSError as error:
         raise UserError(f"out: cannot write to {str(out)!r}: {error.strerror}. Choose another directory.") from error
 
