@@ -10,7 +10,7 @@ from rlhf_lightning.data.loading import load
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.context import EvaluationContext
 from rlhf_lightning.evaluation.generations import Generation
-from rlhf_lightning.evaluation.judges import Answer, ScoringJudge
+from rlhf_lightning.evaluation.judges import Answer, RewardJudge, ScoringJudge
 from rlhf_lightning.evaluation.sections import Section
 from rlhf_lightning.evaluation.settings import EvaluateSettings
 from rlhf_lightning.evaluation.trust.inputs import (
@@ -86,6 +86,12 @@ def _gold(own: TrustSectionSettings, context: EvaluationContext) -> ScoringJudge
     if not isinstance(judge, ScoringJudge):
         problem = "is none of the judges" if judge is None else "compares pairs and gives no scores"
         raise UserError(f"trust.gold: {own.gold!r} {problem}; name a judge that scores each response.")
+    weights, name = context.reward_fingerprints, _reward(own, context)
+    if isinstance(judge, RewardJudge) and weights[judge.reward] == weights[name]:
+        raise UserError(
+            f"trust.gold: {own.gold!r} is the reward model that the report is about ({name}); it cannot say where its "
+            "scores part from gold. Name another judge, or leave it out."
+        )
     return judge
 
 

@@ -133,7 +133,9 @@ def test_a_section_of_an_evaluation(tiny: TinyRuns, tmp_path: Path, capsys: pyte
     models = [f"--models.{name}={tiny.root / name}" for name in ("sft", "ppo")]
     common = ["evaluate", "--config", "configs/tiny/evaluate.yaml", "--limit", "6", "--samples_per_prompt", "4"]
     common += [*models, "--models.base", "embedded:tiny", "--reward", str(tiny.root / "reward"), "--out", str(tmp_path)]
-    assert main([*common, "--trust.rankings", RANKINGS, "--trust.gold", "reward"]) == 0
+    common += ["--judges.longer", "tests.evaluation.judges_for_tests.Longer"]
+    common += ["--judges.reward", "rlhf_lightning.evaluation.judges.RewardJudge"]
+    assert main([*common, "--trust.rankings", RANKINGS, "--trust.gold", "longer"]) == 0
     result = json.loads((tmp_path / "results" / "trust.json").read_text())["result"]
     assert result["reward"] == "reward"
     assert result["training"]["rows"] == result["held_out_prompts_in_training"] == 24
@@ -142,6 +144,8 @@ def test_a_section_of_an_evaluation(tiny: TinyRuns, tmp_path: Path, capsys: pyte
     assert len(result["overoptimisation"]) == 4
     assert main([*common, "--trust.rankings", RANKINGS, "--trust.gold", "nobody"]) == 1
     assert "trust.gold: 'nobody' is none of the judges" in capsys.readouterr().err
+    assert main([*common, "--trust.rankings", RANKINGS, "--trust.gold", "reward"]) == 1
+    assert "trust.gold: 'reward' is the reward model that the report is about (reward)" in capsys.readouterr().err
 
 
 def test_few_pairs_have_no_calibration(tiny: TinyRuns, tmp_path: Path, jsonl: Callable[..., str]) -> None:
