@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def costs(evidence: Evidence) -> dict[str, dict[str, float]]:
     """Mean seconds of each kind of run and evaluation (their own clocks; several at a time slow each other)."""
     found: dict[str, list[float]] = {}
     for name, record in evidence.trainings.items():
-        found.setdefault(f"train {name.rpartition('-s')[0]}", []).append(record["seconds"])
+        found.setdefault(f"train {re.sub('-s[0-9]+$', '', name)}", []).append(record["seconds"])
     for record in evidence.evaluations.values():
         found.setdefault(f"evaluate {record['kind']}", []).append(record["seconds"])
     return {k: {"runs": len(v), "mean_s": round(sum(v) / len(v), 1)} for k, v in sorted(found.items())}

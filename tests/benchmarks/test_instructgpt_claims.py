@@ -19,7 +19,7 @@ from benchmarks.instructgpt.claims.selection import selection
 from benchmarks.instructgpt.claims.tax import tax
 from benchmarks.instructgpt.job import note_divergence
 from benchmarks.instructgpt.plan import Job, Places
-from benchmarks.instructgpt.summary import summarise
+from benchmarks.instructgpt.summary import costs, summarise
 from rlhf_lightning.evaluation.intervals import mean_interval
 
 PROMPTS, DOCUMENTS, ITEMS = 40, 30, 50
@@ -218,6 +218,16 @@ def test_the_gap_between_groups() -> None:
     assert claim.numbers["error"] == pytest.approx(((2.776 * 0.01) ** 2 + (1.96 * 0.005) ** 2) ** 0.5), "both, by hand"
     result["over_folds"] = {"gap": 0.012}
     assert groups(evidence)[0].verdict == "undecided", "five folds say less than 1.96 errors would"
+
+
+def test_costs_are_told_apart_by_run() -> None:
+    runs = {"sft-s1": 1.0, "sft-s12": 3.0, "real-sft": 5.0, "groups": 7.0}
+    found = costs(Evidence({}, {name: {"seconds": seconds} for name, seconds in runs.items()}))
+    assert {name: (one["runs"], one["mean_s"]) for name, one in found.items()} == {
+        "train sft": (2, 2.0),
+        "train real-sft": (1, 5.0),
+        "train groups": (1, 7.0),
+    }
 
 
 def test_the_summary_says_what_is_missing(tmp_path: Path) -> None:
