@@ -61,9 +61,10 @@ def _claim(evidence: Evidence, what: str, goodness: Measure) -> Claim:
 
 
 def _rows(evidence: Evidence) -> list[tuple[Any, ...]]:
-    """Base, SFT, PPO, and PPO-ptx by γ, at the default β."""
-    names = [("base", "base"), ("SFT", "sft")]
+    """Base, both SFT models, PPO, and PPO-ptx by γ, at the default β and by the paper's recipe."""
+    names = [("base", "base"), ("SFT", "sft"), ("SFT baseline, by RM score", "sft16")]
     names += [("PPO" if g == 0 else f"PPO-ptx, γ = {g:g}", n) for g, b, n in evidence.runs() if b == DEFAULT_BETA]
+    names.append(("PPO-ptx, the paper's recipe", "paper"))
     rows: list[tuple[Any, ...]] = []
     for label, model in names:
         seeds = evidence.seeds("base", model)
@@ -71,7 +72,8 @@ def _rows(evidence: Evidence) -> list[tuple[Any, ...]]:
             continue
         above_base = evidence.table(model, seeds, text_loss) - evidence.table("base", seeds, text_loss)
         matched = evidence.table(model, seeds, exact)
-        both = [s for s in seeds if s in evidence.seeds(PPO)] if model.startswith("ppo-g") and model != PPO else []
+        mixed = model == "paper" or (model.startswith("ppo-g") and model != PPO)
+        both = [s for s in seeds if s in evidence.seeds(PPO)] if mixed else []
         shares = [_share(evidence, model, both, m) if both else "" for m in (lambda r: -text_loss(r), exact)]
         rows.append(
             (
