@@ -80,10 +80,16 @@ class StageCLI(LightningCLI):
         check_settings(config)
 
     def before_instantiate_classes(self) -> None:
-        if self.subcommand != "fit":
-            return
         config = self.config[self.subcommand]
         root = Path(config.trainer.default_root_dir)
+        if self.subcommand != "fit":
+            if config.ckpt_path is None and not config.trainer.fast_dev_run and has_run(root):
+                raise UserError(
+                    f"trainer.default_root_dir: {str(root)!r} holds a run, but without --ckpt_path its weights are not "
+                    "looked at. Give `--ckpt_path last` for them, or another directory for a model that is not trained "
+                    "yet."
+                )
+            return
         check_writable(root)
         if config.overwrite and config.ckpt_path is not None:
             raise UserError("--overwrite starts again and --ckpt_path goes on; give one of them.")
@@ -126,6 +132,11 @@ class StageCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Stock Lightning lets hyper-parameters in a checkpoint override what the user typed; here nothing does."""
+
+
+def has_run(root: Path) -> bool:
+    """Whether a run has left weights in a directory."""
+    return (root / "final" / STAGE_FILE).is_file() or any((root / "lightning").glob("*.ckpt"))
 
 
 def checkpoint_callback(root: Path) -> StageCheckpoint:
@@ -221,6 +232,7 @@ def quieten() -> None:
         ".*exists and is not empty.*",
         ".*`isinstance\\(treespec, LeafSpec\\)`.*",
         ".*is_gradient_checkpointing.*",
+        ".*args parameter is intended to run from within Python.*",
     ):
         warnings.filterwarnings("ignore", pattern)
     import logging

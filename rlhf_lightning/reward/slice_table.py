@@ -131,12 +131,12 @@ def markdown(slices: Slices, file: str) -> str:
 
 
 def rankings_csv(right: np.ndarray[Any, Any], pairs: np.ndarray[Any, Any], labels: RowLabels) -> str:
-    """A line for every ranking that was validated, for slices of one's own; `ranking` counts from 1 as it was read."""
+    """A line for every ranking that was validated, for slices of one's own; `file` and `line` say which it is."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["ranking", "prompt", *COLUMNS, "pairs", "right"])
+    writer.writerow(["file", "line", "prompt", *COLUMNS, "pairs", "right"])
     columns = [labels.column(column) for column in COLUMNS]
-    for i, prompt in enumerate(labels.prompts):
+    for i, (place, prompt) in enumerate(zip(labels.places, labels.prompts, strict=True)):
         if pairs[i]:
-            writer.writerow([i + 1, prompt, *(column[i] or "" for column in columns), pairs[i], right[i]])
+            writer.writerow([*place, prompt, *(column[i] or "" for column in columns), pairs[i], right[i]])
     return text.getvalue()

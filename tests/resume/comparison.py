@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -42,12 +43,17 @@ def differences(run: Path, other: Path) -> list[str]:
     a, b = scalars(run), scalars(other)
     lines += [f"scalar {key} on one side only" for key in sorted(a.keys() ^ b.keys())]
     lines += [f"scalar {key}: {a[key]} and {b[key]}" for key in sorted(a.keys() & b.keys()) if a[key] != b[key]]
-    tables = [[(r / t).read_text() if (r / t).exists() else None for t in TABLES] for r in (run, other)]
+    tables = [[_table(r / t) for t in TABLES] for r in (run, other)]
     lines += [f"{t} differs" for t, x, y in zip(TABLES, *tables, strict=True) if x != y]
     recorded = [_recorded(r) for r in (run, other)]
     if recorded[0] != recorded[1]:
         lines.append(f"stage.json: metrics {recorded[0]} and {recorded[1]}")
     return lines
+
+
+def _table(path: Path) -> str | None:
+    """A table's text; of a file of rows that it names only the name, because folds have files of their own."""
+    return re.sub(r"^/.*/", "", path.read_text(), flags=re.MULTILINE) if path.exists() else None
 
 
 def _recorded(run: Path) -> dict[str, float]:

@@ -71,7 +71,8 @@ def test_every_validation_tells_slices_apart(tiny: TinyRuns, labelled: str) -> N
         assert sum(s["pairs"] * s["accuracy"] for s in slices) == pytest.approx(92 * everything["accuracy"])
     rows = list(csv.DictReader((run / "val_rankings.csv").open()))
     ben = [row for row in rows if row["labeler"] == "ben"]
-    assert [row["ranking"] for row in ben] == ["2", "6", "10", "14", "18", "22"]
+    assert [row["line"] for row in ben] == ["2", "6", "10", "14", "18", "22"]
+    assert {row["file"] for row in rows} == {labelled}
     assert found["labeler"]["ben"]["accuracy"] == sum(int(r["right"]) for r in ben) / sum(int(r["pairs"]) for r in ben)
     assert "| labeler | (no labeler) |" in text(run, "val/accuracy_by_slice")
 
@@ -88,6 +89,26 @@ def test_without_training_too(
     assert found["all"] == trained["all"]
     assert found["checkpoint"] is None
     assert text(run, f"{split}/accuracy_by_slice") in capsys.readouterr().out
+
+
+def test_the_weights_of_a_run_are_not_passed_over(tiny: TinyRuns, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model as it is before training would be scored, and written as the run's result."""
+    run = tiny.root / "reward"
+    before = (run / "val_accuracy.json").read_bytes()
+    args = ["validate", *tiny.args("reward", "reward")[1:]]
+    assert main(args) == 1
+    assert "holds a run, but without --ckpt_path its weights are not looked at" in capsys.readouterr().err
+    assert (run / "val_accuracy.json").read_bytes() == before
+
+
+def test_rankings_that_were_left_out_do_not_shift_the_others(tiny: TinyRuns, labelled: str, tmp_path: Path) -> None:
+    lines = Path(labelled).read_text().splitlines(keepends=True)
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{}\n" + "".join(lines[:2]) + "no JSON\n" + lines[2])
+    extra = ("--data.init_args.val", str(broken), "--data.init_args.on_bad_row", "skip", "--trainer.max_epochs", "1")
+    run = tiny.run("reward", "left_out", *extra)
+    rows = list(csv.DictReader((run / "val_rankings.csv").open()))
+    assert [row["line"] for row in rows] == ["2", "3", "5"]
 
 
 def test_results_by_hand() -> None:
