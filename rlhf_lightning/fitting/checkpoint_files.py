@@ -126,10 +126,10 @@ def damage(file: Path) -> str | None:
 
 
 def newest_intact(directory: Path) -> Path | None:
-    """The youngest checkpoint of a directory that is not damaged; says which were passed over, and why."""
+    """The furthest checkpoint of a directory that is not damaged; says which were passed over, and why."""
     files = [f for f in directory.glob(f"*{SUFFIX}") if not f.name.startswith(".")]
     passed: list[str] = []
-    for file in sorted(files, key=lambda f: (f.stat().st_mtime_ns, f.name), reverse=True):
+    for file in sorted(files, key=lambda f: (_progress(f), f.stat().st_mtime_ns, f.name), reverse=True):
         reason = damage(file)
         if reason is None:
             for line in passed:
@@ -139,6 +139,21 @@ def newest_intact(directory: Path) -> Path | None:
     if passed:
         raise UserError(f"--ckpt_path: {passed[0]}, and no other is left in {directory}. Start again without it.")
     return None
+
+
+def _progress(file: Path) -> tuple[float, ...]:
+    """How far a run was when it wrote a checkpoint: copying may have given the files any order of times.
+
+    What cannot be read comes first, so that it is named.
+    """
+    try:  # mmap: the tensors are not read
+        content = torch.load(file, weights_only=True, map_location="meta", mmap=True)
+        at = content["loops"]["fit_loop"]["state_dict"]["position"]
+        return at["epoch"], at["batches"], at["steps"], at["step_ended"], at["validated"]
+    except (KeyError, TypeError):
+        return (-1.0,)
+    except Exception:  # zipfile's, pickle's, torch's: `damage` says what it is
+        return (float("inf"),)
 
 
 def remove_partial(directory: Path) -> None:

@@ -69,6 +69,25 @@ def test_the_newest_intact_one_is_taken_and_the_others_are_named(
     assert "going on from epoch=1-step=8.ckpt" in said
 
 
+def test_the_furthest_one_is_taken_whatever_a_copy_did_to_the_times(tmp_path: Path) -> None:
+    def at(name: str, age: int, **position: int) -> Path:
+        stands = {"epoch": 1, "batches": 0, "steps": 6, "step_ended": True, "validated": True} | position
+        state = STATE | {"loops": {"fit_loop": {"state_dict": {"position": stands}}}}
+        AtomicCheckpointIO().save_checkpoint(state, tmp_path / name)
+        os.utime(tmp_path / name, (1_700_000_000 - age, 1_700_000_000 - age))
+        return tmp_path / name
+
+    at("young.ckpt", age=0)
+    further = at("epoch.ckpt", age=60, epoch=2)
+    assert newest_intact(tmp_path) == further
+    further = at("batch.ckpt", age=70, epoch=2, batches=1, steps=7)
+    assert newest_intact(tmp_path) == further
+    at("before validation.ckpt", age=50, epoch=2, batches=1, steps=7, validated=False)
+    assert newest_intact(tmp_path) == further
+    further = at("same.ckpt", age=10, epoch=2, batches=1, steps=7)
+    assert newest_intact(tmp_path) == further
+
+
 def test_no_checkpoint_is_not_an_error_but_only_damaged_ones_are(tmp_path: Path) -> None:
     assert newest_intact(tmp_path) is None
     write(tmp_path / "last.ckpt").write_bytes(b"")
