@@ -112,7 +112,7 @@ def _asked(command: list[str], questions: list[dict[str, Any]], field: str, time
     """
     text = "".join(json.dumps(question, default=str) + "\n" for question in questions)
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise JudgeError(f"took more than {timeout_s:g} s for {len(questions)} questions") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -120,7 +120,7 @@ def _asked(command: list[str], questions: list[dict[str, Any]], field: str, time
     if done.returncode:
         said = " ".join(done.stderr.split())[-200:] or "nothing on standard error"
         raise JudgeError(f"ended with status {done.returncode} ({said})")
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    lines = [line for line in done.stdout.split("\n") if line.strip()]
     if len(lines) != len(questions):
         raise JudgeError(f"wrote {len(lines)} lines for {len(questions)} questions")
     return [_field(line, field) for line in lines]

@@ -10,6 +10,7 @@ from rlhf_lightning.data.records import Record
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.generations import Generation
 from rlhf_lightning.evaluation.prompts import EvaluationPrompt
+from rlhf_lightning.text_reward_models import shown
 
 
 def read_responses(
@@ -17,8 +18,8 @@ def read_responses(
 ) -> tuple[list[Generation], int]:
     """The rows of a file of responses that answer the evaluation's prompts.
 
-    A row has `response`, and `id` or `prompt`; `sample` (from 0) where there are several, and `ended` (true where
-    it is missing).
+    A row has `response`, and `id` or `prompt` (with both, they must belong together); `sample` (from 0) where there
+    are several, and `ended` (true where it is missing).
 
     Args:
         path: The file.
@@ -69,4 +70,11 @@ def _row(record: Record, by_text: dict[str, str], texts: dict[str, str]) -> Gene
         name = by_text.get(parse_text(record, "prompt", record.require("prompt")), "")
     if name not in texts:
         return None
+    if record.has("id") and record.has("prompt"):
+        text = parse_text(record, "prompt", record.fields["prompt"])
+        if text != texts[name]:
+            raise record.error(
+                f"it answers {shown(text)}, but the prompt with the id {name!r} is {shown(texts[name])}. Give the "
+                "responses to these prompts, or take `id` out of the rows so that they are found by `prompt`."
+            )
     return Generation(name, sample, texts[name], response.strip(), ended, 0, None)

@@ -21,10 +21,8 @@ from rlhf_lightning.text_reward_models import shown
 Item = TypeVar("Item", Answer, Pair)
 Said = TypeVar("Said")
 
-WAY_OUT = (
-    "Correct it and start again: what it has said already is kept. Or leave such pairs out with "
-    "`preference.on_failure: exclude`."
-)
+KEPT = ": what it has said already is kept"
+WAY_OUT = "Correct it and start again{}. Or leave such pairs out with `preference.on_failure: exclude`."
 
 
 def scores_of(
@@ -74,10 +72,14 @@ def _asked(
         for start in range(0, len(todo), judge.batch_size):
             part = todo[start : start + judge.batch_size]
             asked = [items[i] for i in part]
-            said = _ask(call, f"judges.{name}", asked, checked, on_failure)
-            found |= {keys[i]: answer for i, answer in zip(part, said, strict=True)}
-            if memory:
-                memory.append(asked, [keys[i] for i in part], said)
+            said = _ask(call, asked, checked, on_failure)
+            answers = [None if isinstance(answer, _Wrong) else answer for answer in said]
+            if memory:  # before anything else: each may have cost money
+                memory.append(asked[: len(said)], [keys[i] for i in part[: len(said)]], answers)
+            wrong = next((i for i, answer in enumerate(answers) if answer is None), None)
+            if wrong is not None and on_failure == "error":
+                raise _error(f"judges.{name}", str(said[wrong]), asked[wrong], judge.remembered)
+            found |= {keys[i]: answer for i, answer in zip(part, answers, strict=True)}
             bar.update(len(part))
     return [found[key] for key in keys]
 
@@ -125,31 +127,36 @@ class _Wrong(Exception):
 
 def _ask(
     call: Callable[[Sequence[Item]], Sequence[Any]],
-    key: str,
     items: Sequence[Item],
     checked: Callable[[Any], Said],
     on_failure: OnTrouble,
-) -> list[Said | None]:
-    """Ask about all together; if that fails, about each alone, so that one of them cannot spoil the others."""
+) -> list[Said | _Wrong]:
+    """Ask about all together; if that fails, about each alone, so that one of them cannot spoil the others.
+
+    Returns:
+        What was said to the items, or what is wrong with it; where that stops the evaluation, only as far as it got.
+    """
     try:
         said = _called(call, items)
     except _Wrong as wrong:
-        if len(items) > 1:
-            return [answer for item in items for answer in _ask(call, key, [item], checked, on_failure)]
-        if on_failure == "exclude":
-            return [None]
-        raise _error(key, str(wrong), items[0]) from wrong
-    found: list[Said | None] = []
-    for item, answer in zip(items, said, strict=True):
-        try:
-            if answer is None:
-                raise _Wrong("gave no answer")
-            found.append(checked(answer))
-        except _Wrong as wrong:
-            if on_failure == "error":
-                raise _error(key, str(wrong), item) from wrong
-            found.append(None)
-    return found
+        if len(items) == 1:
+            return [wrong]
+        found: list[Said | _Wrong] = []
+        for item in items:
+            found += _ask(call, [item], checked, on_failure)
+            if on_failure == "error" and isinstance(found[-1], _Wrong):
+                break
+        return found
+    return [_judged(answer, checked) for answer in said]
+
+
+def _judged(answer: Any, checked: Callable[[Any], Said]) -> Said | _Wrong:
+    if answer is None:
+        return _Wrong("gave no answer")
+    try:
+        return checked(answer)
+    except _Wrong as wrong:
+        return wrong
 
 
 def _called(call: Callable[[Sequence[Item]], Sequence[Any]], items: Sequence[Item]) -> list[Any]:
@@ -168,9 +175,10 @@ def _called(call: Callable[[Sequence[Item]], Sequence[Any]], items: Sequence[Ite
     return list(said)
 
 
-def _error(key: str, wrong: str, item: Answer | Pair) -> JudgeError:
+def _error(key: str, wrong: str, item: Answer | Pair, remembered: bool) -> JudgeError:
     answer = item if isinstance(item, Answer) else item.first
-    return JudgeError(f"{key}: the judge {wrong}, for the prompt {answer.id!r} ({shown(answer.prompt)}). {WAY_OUT}")
+    way_out = WAY_OUT.format(KEPT if remembered else "")
+    return JudgeError(f"{key}: the judge {wrong}, for the prompt {answer.id!r} ({shown(answer.prompt)}). {way_out}")
 
 
 def _number(said: Any) -> float:

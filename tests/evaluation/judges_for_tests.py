@@ -15,6 +15,13 @@ class Longer(ScoringJudge):
         return [float(len(a.response)) for a in answers]
 
 
+class NoNumber(ScoringJudge):
+    """Knows nothing."""
+
+    def score(self, answers: Sequence[Answer]) -> Sequence[float | None]:
+        return [float("nan")] * len(answers)
+
+
 class LongerOfTwo(PairJudge):
     """The same, asked about pairs; counts its questions."""
 

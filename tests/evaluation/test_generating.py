@@ -258,6 +258,18 @@ def test_settings_that_cannot_be(failing: Callable[..., str], change: dict[str, 
     assert words in failing(**{"models": {"base": "embedded:tiny"}} | change)
 
 
+def test_responses_to_other_prompts_with_the_same_ids(
+    evaluations: Evaluations, failing: Callable[..., str], tmp_path: Path
+) -> None:
+    texts = ["What is a cat?", "Another prompt?", "x"]
+    path = tmp_path / "elsewhere.jsonl"
+    path.write_text(
+        "".join(json.dumps({"id": f"p{i}", "prompt": t, "response": "r"}) + "\n" for i, t in enumerate(texts))
+    )
+    message = failing(models={"one": str(path)})
+    assert "elsewhere.jsonl, line 2: it answers 'Another prompt?', but the prompt with the id 'p1' is" in message
+
+
 def test_two_rows_with_one_id(failing: Callable[..., str], jsonl: Callable[..., str]) -> None:
     file = jsonl([{"id": "a", "prompt": "One?"}, {"id": "a", "prompt": "Two?"}])
     assert "have the same id 'a'" in failing(models={"base": "embedded:tiny"}, prompts=file)

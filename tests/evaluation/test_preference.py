@@ -108,6 +108,24 @@ def test_a_judge_is_asked_again_where_it_failed(evaluations: Evaluations, monkey
     assert evaluations.judged("Broken", **settings)["win_rates"]["two"]["prompts"] == 3
 
 
+def test_what_a_judge_said_before_it_failed_is_kept(evaluations: Evaluations, failing: Callable[..., str]) -> None:
+    both = {"one": evaluations.responses("one", SHORT), "two": evaluations.responses("two", ["x", "y", "z"])}
+    judge = {"j": {"class_path": "tests.evaluation.judges_for_tests.Broken", "init_args": {"said": "maybe"}}}
+    assert "what it has said already is kept" in failing(models=both, judges=judge)
+    kept = [json.loads(line) for line in (evaluations.out / "judgements" / "j.jsonl").read_text().splitlines()]
+    assert [row["said"] for row in kept] == ["tie", "tie"], "the third prompt in both orders; two others failed"
+    assert len({row["id"] for row in kept}) == 1
+
+
+def test_a_judge_that_is_not_remembered_does_not_promise_to_be(
+    evaluations: Evaluations, failing: Callable[..., str]
+) -> None:
+    judge = {"j": {"class_path": "tests.evaluation.judges_for_tests.NoNumber"}}
+    message = failing(models=models(evaluations), judges=judge)
+    assert "answered nan" in message
+    assert "kept" not in message
+
+
 def test_agreement_of_judges(evaluations: Evaluations) -> None:
     """By length: loss, tie, win (of short); by position in both orders: tie, tie, tie."""
     names = {"length": "Longer", "pairs": "LongerOfTwo", "position": "FirstWins"}
@@ -138,6 +156,7 @@ def test_a_command_as_judge(evaluations: Evaluations, failing: Callable[..., str
     for code, words in (
         ("print('hm')", "answered"),
         ("", "wrote 0 lines for 1 questions"),
+        ('print(\'{"preferred": "\\u2028"}\')', "answered '\\u2028'"),
         ("import sys; sys.exit('no key')", "ended with status 1 (no key)"),
     ):
         command = [sys.executable, "-c", code]

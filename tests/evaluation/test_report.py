@@ -137,6 +137,18 @@ def test_results_that_another_evaluation_left_are_not_this_ones(evaluation: Path
     assert "preference" in there
 
 
+def test_models_that_another_evaluation_left_are_not_this_ones(evaluation: Path, tmp_path: Path) -> None:
+    """Their prompts may be other ones under the same ids."""
+    copy = shutil.copytree(evaluation, tmp_path / "copy")
+    row = json.loads((copy / "generations" / "sft.jsonl").read_text().splitlines()[0])
+    (copy / "generations" / "older.jsonl").write_text(json.dumps(row | {"response": "of another evaluation"}) + "\n")
+    assert main(["report", str(copy), "--tensorboard", "false"]) == 0
+    assert "of another evaluation" not in (copy / "report.md").read_text()
+    (copy / "evaluation.json").unlink()
+    assert main(["report", str(copy), "--tensorboard", "false"]) == 0
+    assert "of another evaluation" in (copy / "report.md").read_text()
+
+
 def test_training_prompts_among_held_out_ones_are_said(evaluation: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(evaluation, tmp_path / "copy")
     path = copy / "results" / "trust.json"

@@ -47,8 +47,9 @@ class Inputs:
         """Names of the models, in the order in which they were given."""
         outputs, preference = mapping(self.results.get("outputs")), mapping(self.results.get("preference"))
         given = [*mapping(self.about.get("models")), *mapping(outputs.get("models")), *preference.get("models", [])]
-        files = sorted(path.stem for path in (self.directory / "generations").glob("*.jsonl"))
-        return list(dict.fromkeys([*map(str, given), *files]))
+        if not self.about.get("models"):  # otherwise other files are of an earlier evaluation, and of other prompts
+            given += sorted(path.stem for path in (self.directory / "generations").glob("*.jsonl"))
+        return list(dict.fromkeys(map(str, given)))
 
     @property
     def baseline(self) -> str | None:
