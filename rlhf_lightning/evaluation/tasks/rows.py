@@ -8,13 +8,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rlhf_lightning.data.fields import parse_text
 from rlhf_lightning.data.json_rows import json_type
 from rlhf_lightning.data.reading import read_items
 from rlhf_lightning.data.records import Record, place
 from rlhf_lightning.data.sources import resolve
+from rlhf_lightning.data.table_rows import LONGEST_CELL
 from rlhf_lightning.data.text_lines import first_character, numbered_lines, text_chunks
 from rlhf_lightning.errors import UserError
 
@@ -108,15 +109,24 @@ def _read_tsv(path: str, key: str) -> Iterator[Record]:
                 raise line
             yield line
 
+    csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(lines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     header = next(reader, [])
-    for cells in reader:
+    for cells in _cells(reader, path, key):
         if len(cells) != len(header):
             raise UserError(
                 f"{place(key, path, reader.line_num)}: has {len(cells)} cells, but the header has {len(header)}. "
                 "Put one tab between two cells."
             )
         yield Record(dict(zip(header, cells, strict=True)), path, reader.line_num, key)
+
+
+def _cells(reader: Any, path: str, key: str) -> Iterator[list[str]]:
+    """Rows that are not empty."""
+    try:
+        yield from filter(None, reader)
+    except csv.Error as error:
+        raise UserError(f"{place(key, path, reader.line_num)}: broken table ({error}).") from error
 
 
 def about(record: Record, category: str = "category") -> dict[str, str]:

@@ -22,7 +22,7 @@ class TruthfulRow(TaskRow):
     question: str
     best: str
     correct: tuple[str, ...]
-    """The best one is among them."""
+    """The best one is among them, except where MC1 and MC2 have sets of their own."""
     incorrect: tuple[str, ...]
     incorrect_beside_best: tuple[str, ...]
     """What MC1 puts beside the best one."""
@@ -39,6 +39,8 @@ def parse_truthful(record: Record) -> TruthfulRow:
     if record.has("Question"):
         parts = {name: text_of(record, name).split(";") for name in ("Correct Answers", "Incorrect Answers")}
         correct, incorrect = (tuple(a.strip() for a in p if a.strip()) for p in parts.values())
+        if not incorrect:
+            raise record.error("`Incorrect Answers` names none; at least one is needed to compare with.")
         return _row(record, text_of(record, "Question"), text_of(record, "Best Answer"), correct, incorrect, "Category")
     correct, incorrect = texts_of(record, "correct_answers"), texts_of(record, "incorrect_answers")
     best = text_of(record, "best_answer") if record.has("best_answer") else correct[0]

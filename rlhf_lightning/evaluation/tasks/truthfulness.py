@@ -84,7 +84,7 @@ class TruthfulQA(Task[TruthfulRow]):
         self, model: LanguageModel, rows: list[TruthfulRow], prompts: list[str], outcomes: list[Outcome]
     ) -> None:
         """MC1 and MC2."""
-        texts = [list(dict.fromkeys([*r.correct, *r.incorrect, *r.incorrect_beside_best])) for r in rows]
+        texts = [list(dict.fromkeys([r.best, *r.correct, *r.incorrect, *r.incorrect_beside_best])) for r in rows]
         pairs = [(prompt, f" {text}") for prompt, own in zip(prompts, texts, strict=True) for text in own]
         found = iter(model.loglikelihood(pairs, chat=self.chat))
         for row, own, outcome in zip(rows, texts, outcomes, strict=True):

@@ -129,6 +129,7 @@ def test_other_formats(jsonl: Write, tmp_path: Path) -> None:
 
 Q = {"context": "c", "question": "q"}
 T = {"question": "q", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 1]}}
+CSV_ROW = {"Question": "q", "Best Answer": "a", "Correct Answers": "a"}
 BROKEN: list[tuple[type[Task[Any]], dict[str, Any], str]] = [
     (Perplexity, {"text": " "}, "`text` is empty"),
     (Perplexity, {"content": "x"}, "`text` is missing; the row has `content`"),
@@ -154,6 +155,7 @@ BROKEN: list[tuple[type[Task[Any]], dict[str, Any], str]] = [
     (Summarization, {"document": "d"}, "`summary` or `highlights` or `label` is missing"),
     (Translation, {"translation": {"de": "ja", "en": "yes"}}, "`fr` is missing; the row has `de`, `en`"),
     (TruthfulQA, {"question": "q", "correct_answers": ["a"]}, "`incorrect_answers` is missing"),
+    (TruthfulQA, CSV_ROW | {"Incorrect Answers": " ; "}, "`Incorrect Answers` names none"),
     (TruthfulQA, T, "`mc1_targets.labels` must mark at least one choice as true and one as false"),
     (Toxicity, {"prompt": {"toxicity": 0.2}}, "`prompt.text` is null"),
     (SentencePairs, {"sentences": ["a", "b", "c"]}, "`sentences` has 3 entries; it must have two"),
@@ -184,6 +186,10 @@ def test_a_broken_file_is_named(jsonl: Write, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x.tsv, line 2: has 1 cells, but the header has 2"):
         (tmp_path / "x.tsv").write_text("a\tb\nc\n")
         SentencePairs(data=str(tmp_path / "x.tsv")).prepare()
+    (tmp_path / "x.tsv").write_text("sent_more\tsent_less\n\n" + "long " * 50_000 + "\tshort\n\n")
+    long = SentencePairs(data=str(tmp_path / "x.tsv"))
+    long.prepare()
+    assert [len(row.first) for row in long.rows] == [250_000]
     with pytest.raises(UserError, match=r"rows.jsonl, line 2, column 1: broken JSON"):
         Perplexity(data=jsonl([{"text": "x"}, "nonsense"])).prepare()
     with pytest.raises(UserError, match="there is no file nowhere.jsonl"):

@@ -208,6 +208,16 @@ def test_mc1_and_mc2_by_hand() -> None:
     assert scores(T=0.3, U=0.1, F=0.3, G=0.3)["mc1"] == 0.0  # a tie is no answer
 
 
+def test_a_best_answer_that_mc2_spells_otherwise(jsonl: Write, tmp_path: Path) -> None:
+    sets = {"mc1_targets": {"choices": ["A.", "B"], "labels": [1, 0]}}
+    sets["mc2_targets"] = {"choices": ["A", "C"], "labels": [1, 0]}
+    model = ScriptedModel(
+        write=lambda prompt: "", logprob=lambda context, text: {" A.": -1.0, " B": -2.0}.get(text, -3.0)
+    )
+    found = run_task(TruthfulQA(data=jsonl([{"question": "q"} | sets]), generate=False), model, tmp_path)
+    assert {name: metric.mean for name, metric in found.metrics.items()} == {"mc1": 1.0, "mc2": pytest.approx(0.5)}
+
+
 def test_truthful_answers(jsonl: Write, tmp_path: Path) -> None:
     one = {"best_answer": "It is bread", "correct_answers": ["Bread"], "incorrect_answers": ["It is stone", "Sand"]}
     rows = [{"question": f"What is it, {i}?", "category": "food", **one} for i in range(4)]
