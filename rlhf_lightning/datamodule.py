@@ -248,7 +248,7 @@ class LengthLimits:
 
     def __init__(self, max_prompt: int, max_response: int, on_long_prompt: OnLong) -> None:
         self.max_prompt, self.max_response, self.on_long_prompt = max_prompt, max_response, on_long_prompt
-        self.dropped, self.cut = 0, 0
+        self.dropped, self.cut, self.lost_turns = 0, 0, 0
 
     def prompt_fits(self, ids: Sequence[int], where: str) -> bool:
         """Whether a prompt is short enough.
@@ -281,7 +281,9 @@ class LengthLimits:
             print(f"data.{split}: left out {self.dropped} rows with prompts over {self.max_prompt} tokens.")
         if self.cut:
             print(f"data.{split}: cut {self.cut} responses to {self.max_response} tokens.")
-        self.dropped = self.cut = 0
+        if self.lost_turns:
+            print(f"data.{split}: that takes away {self.lost_turns} later answers of conversations altogether.")
+        self.dropped = self.cut = self.lost_turns = 0
 
 
 def require_rows(items: Sequence[Any], key: str) -> None:

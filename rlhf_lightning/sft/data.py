@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -56,7 +57,8 @@ class DemonstrationDataModule(StageDataModule):
             batch_size: Rows of a batch (C.1: 32). With packing a row holds several demonstrations.
             val_batch_size: Rows of a validation batch; by default as in training.
             max_prompt_tokens: Longest prompt (App. C: 1k).
-            max_response_tokens: Responses are cut here (App. C: 1k).
+            max_response_tokens: Responses are cut here (App. C: 1k). Of a conversation what follows its first answer
+                counts too, whoever says it; later answers that fall behind the limit are counted and reported.
             packing: Put several demonstrations in one row of at most max_prompt_tokens + max_response_tokens;
                 they do not see one another, and every token's loss stays what it was.
             on_bad_row: "skip" counts and lists broken rows instead of stopping at the first.
@@ -114,6 +116,8 @@ class DemonstrationDataModule(StageDataModule):
         if not self.limits.prompt_fits(ids[:first], f"{row.file}:{row.line}"):
             return None
         end = first + len(self.limits.cut_response(ids[first:]))
+        cut = is_response[end - 1 :]
+        self.limits.lost_turns += sum(not before and now for before, now in pairwise(cut))
         self.check_row(ids[:end], row)
         return SFTExample(ids[:end], is_response[:end])
 
