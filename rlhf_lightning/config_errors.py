@@ -26,7 +26,7 @@ def explain(message: str) -> str:
     if (report := _callable(message)) is not None:
         return one_line(report)
     keys = re.findall(r'Parser key "([^"]+)"', message)
-    classes = re.findall(r"class_path '(?:[\w.]*\.)?(\w+)'", message)
+    classes = re.findall(r"class_path '([\w.]+)'", message)
     reasons = [line.strip().removeprefix("- ") for line in message.splitlines() if not _NOISE.search(line)]
     reasons = [r for r in reasons if r] or [one_line(re.sub(r'Parser key "[^"]+":', "", message))]
     key = ".init_args.".join(keys) if classes else ".".join(keys)
@@ -62,7 +62,8 @@ def _phrase(key: str, reason: str, class_name: str | None, message: str) -> str:
     if unknown and class_name:
         option = unknown.group(1) or unknown.group(2)
         full = f"{key}.{option}" if key.endswith(".lora") else f"{key}.init_args.{option}"
-        return f"{full}: {class_name} has no such option; `--{key}.help {class_name}` lists them."
+        lists = f"--{key}.help {class_name}" if key in ("model", "data") else "--print_config"
+        return f"{full}: {class_name.rpartition('.')[2]} has no such option; `{lists}` lists them."
     required = re.search(r"the following arguments are required: (.*)", reason)
     if required:
         return f"{_missing(key, required[1])} missing; give a value in a --config file or on the command line."

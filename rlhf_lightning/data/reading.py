@@ -24,7 +24,7 @@ def read_items(source: str | Sequence[str], key: str) -> Iterator[Record | UserE
 
     All names are checked before the first row is read, so a typing error in the last one costs no time. A
     line that is not a row at all (broken JSON, not UTF-8, too many cells) comes as its error, and reading
-    goes on after it.
+    goes on after it; but not where a CSV file is not UTF-8, whose rows may go over several lines.
 
     Args:
         source: Paths or globs (.jsonl, .json, both also .gz; .csv, .parquet), "org/name" or "org/name:split".

@@ -46,5 +46,6 @@ class Record:
             # As JSON writes them: a name may hold a line break, and the message is one line.
             names = [json.dumps(n, ensure_ascii=False)[1:-1] for n in list(self.fields)[:12]]
             there = ", ".join(f"`{n}`" for n in names) or "no fields"
-            raise self.error(f"`{name}` is missing; the row has {there}. Add it, or point the key at other data.")
+            problem = "is null" if name in self.fields else "is missing"
+            raise self.error(f"`{name}` {problem}; the row has {there}. Add it, or point the key at other data.")
         return self.fields[name]

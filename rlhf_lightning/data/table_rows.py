@@ -10,7 +10,7 @@ from rlhf_lightning.data.records import Record, place
 from rlhf_lightning.data.text_lines import numbered_lines
 from rlhf_lightning.errors import UserError
 
-_LONGEST_CELL = 16 * 2**20
+LONGEST_CELL = 16 * 2**20
 """Characters. The csv module's own limit, 131072, is less than a long text; without any limit one stray quote
 would take the rest of the file into memory."""
 _PARQUET_BUFFER = 2**20
@@ -28,7 +28,7 @@ def read_csv(path: str, key: str) -> Iterator[Record | UserError]:
     Raises:
         UserError: The file cannot be read, has a broken header, or has broken quotes.
     """
-    csv.field_size_limit(_LONGEST_CELL)
+    csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(_text(path, key), strict=True)
     try:
         header = next(reader, [])
@@ -44,6 +44,11 @@ def read_csv(path: str, key: str) -> Iterator[Record | UserError]:
                 )
             start = reader.line_num + 1
     except csv.Error as error:
+        if "unexpected end of data" in str(error):
+            raise UserError(
+                f"{place(key, path, start)}: broken CSV: a double quote opens in the row that begins here and is never "
+                "closed. Close it, or double it if it belongs to the text."
+            ) from error
         raise UserError(
             f"{place(key, path, reader.line_num)}: broken CSV ({error}). "
             "Put cells with commas, quotes or line breaks in double quotes, and double any quotes inside."

@@ -62,7 +62,7 @@ BAD_FILES: list[tuple[str, str, bytes, list[str]]] = [
         b'prompt,response\n"a\nb",c\np\n',
         ["line 4", "1 cells, but the header has 2"],
     ),
-    ("CSV open quote", "a.csv", b'prompt\n"p\n', ["line 2", "broken CSV", "double quotes"]),
+    ("CSV open quote", "a.csv", b'prompt\nq\n"p\nq\nq\n', ["line 3", "broken CSV", "quote opens", "never closed"]),
     ("CSV two columns of a name", "a.csv", b"a,b,a\n1,2,3\n", ["line 1", "['a'] more than once"]),
     ("CSV unnamed column", "a.csv", b"a,\n1,2\n", ["line 1", "a column without a name"]),
     ("CSV Latin-1", "a.csv", b"a\n1\n\xe9\n", ["line 3", "not UTF-8"]),
