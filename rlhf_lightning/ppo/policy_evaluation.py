@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlhf_lightning.ppo.ema import PolicyEMA, weights_for
 from rlhf_lightning.ppo.loop import PPOFitLoop
@@ -25,6 +26,8 @@ class PolicyEvaluation(StageModule):
     """Samples responses to prompts and reports their scores; mixed into the module that trains the policy."""
 
     samples: SampleTable
+    _score_sums: Tensor
+    """Number, sum and sum of squares of the scores of a validation or test so far."""
     ema: PolicyEMA | None
 
     def sample(self, batch: PromptBatch, purpose: str, iteration: int, progress: Progress | None = None) -> Rollout:
@@ -39,6 +42,7 @@ class PolicyEvaluation(StageModule):
 
     def on_validation_start(self) -> None:
         self._validation_start = time.perf_counter()
+        self._score_sums = _no_scores()
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         self._evaluate(batch, batch_idx, "val")
@@ -51,17 +55,34 @@ class PolicyEvaluation(StageModule):
         with weights_for(self.ema, "evaluate_with"):
             rollout = self.sample(batch, "validation", 0)
             scored = self.score(batch, rollout)
-        metrics = rollout_metrics(rollout, scored)
-        named = {k.replace("rollout", split): v for k, v in metrics.items()}
+        named = {k.replace("rollout", split): v for k, v in rollout_metrics(rollout, scored).items()}
+        # Neither is a mean over responses: how rows fall into batches must change nothing.
+        del named[f"{split}/score_std"]
+        entropy, tokens = named.pop(f"{split}/entropy"), int(rollout.response_mask.sum())
         self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(rollout), sync_dist=True)
+        self.log(f"{split}/entropy", entropy, on_step=False, on_epoch=True, batch_size=tokens, sync_dist=True)
+        scores = scored.scores.double()
+        self._score_sums += torch.stack([torch.ones_like(scores), scores, scores**2]).sum(1).cpu()
         self.samples.add(batch.texts, rollout, scored.scores, torch.where(rollout.response_mask, scored.kl, 0.0).sum(1))
 
+    def _log_score_std(self, split: str) -> None:
+        """Over all responses of all processes."""
+        count, total, squares = self.reduce_sum(self._score_sums.to(self.device)).tolist()
+        spread = max(squares / count - (total / count) ** 2, 0.0) ** 0.5 if count else 0.0
+        self.log(f"{split}/score_std", spread)
+        self._score_sums = _no_scores()
+
     def on_validation_epoch_end(self) -> None:
+        self._log_score_std("val")
         self.samples.write("val/samples")
         if isinstance(self.trainer.fit_loop, PPOFitLoop):
             self.trainer.fit_loop.exclude(time.perf_counter() - self._validation_start)
 
+    def on_test_start(self) -> None:
+        self._score_sums = _no_scores()
+
     def on_test_epoch_end(self) -> None:
+        self._log_score_std("test")
         self.samples.write("test/samples")
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
@@ -73,3 +94,7 @@ class PolicyEvaluation(StageModule):
         rows = self.samples.rows(batch.texts, rollout, scored.scores, kl)
         parts = {f"reward/{name}": values.tolist() for name, values in scored.rewards.items()}
         return [row | {name: values[i] for name, values in parts.items()} for i, row in enumerate(rows)]
+
+
+def _no_scores() -> Tensor:
+    return torch.zeros(3, dtype=torch.float64)

@@ -18,6 +18,7 @@ from rlhf_lightning.ppo.loop import PPOFitLoop
 from rlhf_lightning.ppo.policy_evaluation import PolicyEvaluation
 from rlhf_lightning.ppo.ptx_update import PtxUpdate
 from rlhf_lightning.ppo.roles import Roles
+from rlhf_lightning.ppo.update_metrics import UpdateMetrics
 
 
 class PolicySteps(PolicyEvaluation):
@@ -26,6 +27,7 @@ class PolicySteps(PolicyEvaluation):
     roles: Roles
     kl: KLControl
     ptx: PtxUpdate
+    update_metrics: UpdateMetrics
 
     @property
     def ppo_loop(self) -> PPOFitLoop:
@@ -77,11 +79,14 @@ class PolicySteps(PolicyEvaluation):
         """
         settings, data = self.kl.settings, getattr(self.trainer, "datamodule", None)
         without = isinstance(data, StageDataModule) and data.sources.get("val") is None
-        measured = self.trainer.enable_validation and not without
+        every, last = self.trainer.check_val_every_n_epoch, self.trainer.max_epochs
+        never = every is not None and last is not None and 0 <= last < every
+        measured = self.trainer.enable_validation and not without and not never
         if settings.budget is not None and settings.budget_on == "validation" and not measured:
             raise UserError(
-                f"{KEY}.budget_on is validation, and this run has none. Give data.init_args.val and leave "
-                f"trainer.limit_val_batches above 0, or set {KEY}.budget_on to rollout."
+                f"{KEY}.budget_on is validation, and this run has none. Give data.init_args.val, leave "
+                "trainer.limit_val_batches above 0 and trainer.check_val_every_n_epoch at most max_epochs, or set "
+                f"{KEY}.budget_on to rollout."
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -101,6 +106,8 @@ class PolicySteps(PolicyEvaluation):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
+        self.update_metrics.commit()
+        self.ptx.commit()
         if self.ema is not None and any(p.grad is not None for p in self.trainable().values()):
             self.ema.update()
         if self.kl.exceeded:

@@ -41,6 +41,12 @@ class PtxUpdate:
     def _clear(self) -> None:
         self._nll = self._targets = self._seconds = 0.0
         self._norms: dict[str, list[float]] = {name: [] for name in NORMS}
+        self.commit()
+
+    def commit(self) -> None:
+        """An optimizer step has been made; see `UpdateMetrics.commit`."""
+        norms = {name: list(values) for name, values in self._norms.items()}
+        self._saved = {"nll": self._nll, "targets": self._targets, "norms": norms}
 
     def loss(self, batch: PtxBatch) -> Tensor:
         """γ · ptx loss of some sequences, as a share of the optimizer step's; a scalar."""
@@ -112,7 +118,7 @@ class PtxUpdate:
             return {}
         sums = torch.tensor([self._nll, self._targets], dtype=torch.float64, device=self.module.device)
         nll, targets = reduce(sums, reduce_op="sum").tolist()
-        out = {"ptx/loss": nll / max(targets, 1.0), "time/ptx_s": self._seconds}
+        out = {"time/ptx_s": self._seconds} | ({"ptx/loss": nll / targets} if targets else {})
         out |= {name: sum(norms) / len(norms) for name, norms in self._norms.items() if norms}
         self._clear()
         return out
@@ -123,8 +129,9 @@ class PtxUpdate:
         return time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"nll": self._nll, "targets": self._targets, "norms": {k: list(v) for k, v in self._norms.items()}}
+        return self._saved
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._nll, self._targets = state["nll"], state["targets"]
         self._norms = {name: list(values) for name, values in state["norms"].items()}
+        self.commit()

@@ -32,6 +32,11 @@ class UpdateMetrics:
         self._sums: dict[str, Tensor] = {name: torch.zeros((), dtype=torch.float64) for name in NAMES}
         self._tokens = torch.zeros((), dtype=torch.float64)
         self._ratio_max = torch.zeros((), dtype=torch.float64)
+        self.commit()
+
+    def commit(self) -> None:
+        """An optimizer step has been made. Only what belongs to whole steps is saved: the rest is computed again."""
+        self._saved = {"sums": dict(self._sums), "tokens": self._tokens, "ratio_max": self._ratio_max}
 
     def add(self, new_logprobs: Tensor, loss_p: Tensor, loss_v: Tensor, batch: MicroBatch) -> None:
         """Count one micro-batch.
@@ -58,20 +63,22 @@ class UpdateMetrics:
         self._ratio_max = torch.maximum(self._ratio_max.to(ratio.device), ratio.max().double())
 
     def finish(self, reduce: Callable[..., Any]) -> dict[str, float]:
-        """The iteration's metrics over all processes; starts anew.
+        """The iteration's metrics over all processes; starts anew. Empty if no minibatch was computed.
 
         Args:
             reduce: The strategy's `reduce`.
         """
         stacked = torch.stack([*self._sums.values(), self._tokens])
         *sums, tokens = reduce(stacked, reduce_op="sum").tolist()
-        out = {name: value / max(tokens, 1.0) for name, value in zip(NAMES, sums, strict=True)}
-        out["policy/ratio_max"] = float(reduce(self._ratio_max, reduce_op="max"))
+        ratio_max = float(reduce(self._ratio_max, reduce_op="max"))
         self._clear()
-        return out
+        if not tokens:
+            return {}
+        return {name: value / tokens for name, value in zip(NAMES, sums, strict=True)} | {"policy/ratio_max": ratio_max}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": dict(self._sums), "tokens": self._tokens, "ratio_max": self._ratio_max}
+        return self._saved
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._sums, self._tokens, self._ratio_max = dict(state["sums"]), state["tokens"], state["ratio_max"]
+        self.commit()

@@ -150,6 +150,8 @@ def test_a_budget_without_validation_is_refused(tiny: TinyRuns, tmp_path: Path) 
     ppo = module(tiny, kl=KLSettings(budget=1.0, budget_on="validation"))
     with pytest.raises(UserError, match="budget_on is validation, and this run has none"):
         trainer(tmp_path).fit(ppo, datamodule=data())
+    with pytest.raises(UserError, match="check_val_every_n_epoch at most max_epochs"):
+        trainer(tmp_path, max_epochs=2, check_val_every_n_epoch=3).fit(ppo, datamodule=with_validation())
 
 
 @pytest.mark.parametrize(("evaluate", "export"), [("ema", "ema"), ("raw", "ema"), ("ema", "raw")])

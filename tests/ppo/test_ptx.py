@@ -263,6 +263,7 @@ def test_nothing_is_kept_of_a_steps_gradients(tiny: TinyRuns, tmp_path: Path) ->
 def test_state_of_an_iteration(tiny: TinyRuns) -> None:
     ppo, other = module(tiny, PTX), module(tiny, PTX)
     ppo.ptx._nll, ppo.ptx._targets, ppo.ptx._norms["ptx/grad_norm"] = 12.0, 4.0, [1.0, 3.0]
+    ppo.ptx.commit()
     other.ptx.load_state_dict(ppo.ptx.state_dict())
     assert "ptx" in ppo.run_state
     assert "ptx" not in module(tiny, PtxSettings()).run_state
@@ -275,4 +276,4 @@ def test_an_iteration_begins_anew(tiny: TinyRuns) -> None:
     ppo = module(tiny, PTX)
     ppo.ptx._nll, ppo.ptx._targets = 12.0, 4.0
     ppo.ptx.finish(lambda x, reduce_op: x)
-    assert ppo.ptx.finish(lambda x, reduce_op: x) == {"ptx/loss": 0.0, "time/ptx_s": 0.0}
+    assert ppo.ptx.finish(lambda x, reduce_op: x) == {"time/ptx_s": 0.0}, "no text is not a loss of 0"
