@@ -257,6 +257,13 @@ def check_reward_model(
             f"policy ({policy.tokenizer}), so it cannot read its prompts. Train it with init_from the SFT model, or "
             "give it as `reward: [{reward_from: ...}]`, which scores decoded text."
         )
+    formats = [source.info.prompt_format if source.info else "{prompt}" for source in (policy, reward)]
+    if policy_tokenizer.chat_template is None and formats[0] != formats[1]:  # type: ignore[attr-defined]
+        raise UserError(
+            f"{REWARD_KEY}: the reward model was trained with the prompt_format {formats[1]!r} and the policy with "
+            f"{formats[0]!r}, so it cannot read its prompts. Train it with init_from the SFT model, or give it as "
+            "`reward: [{reward_from: ...}]`, which scores decoded text."
+        )
     return load_limits(reward.model, REWARD_KEY, trust_remote_code)
 
 

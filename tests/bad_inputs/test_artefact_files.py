@@ -89,6 +89,17 @@ DAMAGED_REWARD: list[tuple[str, Damage, list[str]]] = [
 ]
 
 
+def test_another_prompt_format_where_there_is_no_chat_template(
+    refused: Refusal, tiny: TinyRuns, tmp_path: Path
+) -> None:
+    names = {}
+    for stage, form in (("sft", "Q: {prompt}\nA:"), ("reward", "{prompt}\n\n")):
+        names[stage] = damaged(tiny, tmp_path, stage, fields(INFO, prompt_format=form))
+        without("chat_template*")(Path(names[stage]) / "final")
+    extra = ["--model.init_args.policy_from", names["sft"], "--model.init_args.reward_from", names["reward"]]
+    refused("ppo", *extra, parts=["model.init_args.reward_from", "prompt_format '{prompt}\\n\\n'", "init_from"])
+
+
 @pytest.mark.parametrize(("damage", "parts"), [pytest.param(*c[1:], id=c[0]) for c in DAMAGED_REWARD])
 def test_damaged_reward_artefact(
     refused: Refusal, tiny: TinyRuns, tmp_path: Path, damage: Damage, parts: list[str]
