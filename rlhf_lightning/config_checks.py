@@ -14,7 +14,7 @@ import yaml
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.errors import UserError
 
-_NESTED = ("optimizer", "schedule", "sampling", "kl", "ending", "ptx")
+_NESTED = ("optimizer", "schedule", "sampling", "kl", "ending", "ptx", "memory")
 
 
 def check_files(args: Sequence[str] | None) -> None:
@@ -77,8 +77,11 @@ def check_settings(config: Any) -> None:
     """Check that groups of options are groups; the parser takes a bare value where they are nested in a class.
 
     Raises:
-        UserError: A value stands in place of a group.
+        UserError: A value stands in place of a group, or a seed is out of bounds.
     """
+    for part in ("model", "data"):
+        seed = ((config.get(part) or {}).get("init_args") or {}).get("seed")
+        check_number(f"{part}.init_args.seed", seed, at_least=0, below=2**32)
     chosen = (config.get("model") or {}).get("init_args") or {}
     for name in _NESTED:
         if name in chosen and not hasattr(chosen[name], "items"):

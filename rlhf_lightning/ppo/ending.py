@@ -30,7 +30,8 @@ class EndingSettings:
     truncate_at: str | None = None
     """A text of one token after which a response is cut, such as "."; null for none. The token stays and ends the
     response as EOS would; what follows it was never said: the reward model does not read it, and nothing is trained on
-    it. No EOS is put in its place. `sampling.min_response_tokens` is about EOS alone."""
+    it. No EOS is put in its place, except behind what the reward models in `reward` read, which is text.
+    `sampling.min_response_tokens` is about EOS alone."""
     truncate_after: int = 0
     """Tokens at the beginning of a response in which `truncate_at` cuts nothing (openai/lm-human-preferences: 16)."""
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.ppo.prompts import PromptRow
 from rlhf_lightning.ppo.reward_terms import RewardFunction
@@ -97,7 +99,8 @@ class FunctionReward:
 
 def _takes_rows(function: RewardFunction, key: str) -> bool:
     try:
-        signature = inspect.signature(function)
+        # A torch module's own call takes anything and hands it on.
+        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
     except (TypeError, ValueError):  # of some builtins there is none
         return False
     kinds = {p.kind for p in signature.parameters.values()}

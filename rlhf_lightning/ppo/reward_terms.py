@@ -67,7 +67,7 @@ def named_terms(
         UserError: No reward at all, a term that is neither or both, a name that is taken or unfit, a bad weight.
     """
     alone = callable(reward) or isinstance(reward, RewardTerm)
-    given: Any = reward or ()
+    given: Any = () if reward is None else reward
     given = [given] if alone else list(given)
     terms = [t if isinstance(t, RewardTerm) else RewardTerm(t) for t in given]
     if not terms and not has_model:

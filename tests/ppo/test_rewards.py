@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from rlhf_lightning.data.kinds import Message
 from rlhf_lightning.errors import UserError
@@ -20,7 +21,7 @@ from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptDataModule, PromptItem, PromptRow, collate_prompts
 from rlhf_lightning.ppo.reward_functions import FunctionReward
 from rlhf_lightning.ppo.reward_sum import Rewards
-from rlhf_lightning.ppo.reward_terms import RewardTerm, describe
+from rlhf_lightning.ppo.reward_terms import RewardTerm, describe, named_terms
 from rlhf_lightning.ppo.rollout import Rollout
 from rlhf_lightning.ppo.scoring import score_rollout
 from rlhf_lightning.rollouts.settings import SamplingSettings
@@ -52,6 +53,29 @@ def test_a_function_is_called_in_batches_with_texts_and_rows() -> None:
     assert reward(function).score(ROWS, ["x", "yy", "z"], [True] * 3, done.append) == [1.0, 2.0, 1.0]
     assert calls == [(["one", "two"], ["x", "yy"], [{"category": "a"}, {"id": "7"}]), (["three"], ["z"], [{}])]
     assert done == [2, 1]
+
+
+class Network(nn.Module):
+    """Whose own call takes any arguments, but not its forward."""
+
+    def forward(self, prompts: Sequence[str], responses: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([float(len(r)) for r in responses])
+
+
+class Sized(Brevity):
+    """Whose truth is that of its length."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_a_torch_module_gets_what_its_forward_takes() -> None:
+    assert score(Network()) == [1.0, 2.0, 1.0]
+
+
+def test_an_object_that_counts_as_false_is_a_reward_all_the_same() -> None:
+    (term,) = named_terms(Sized(), has_model=False, weight=1.0)
+    assert isinstance(term.function, Sized)
 
 
 @pytest.mark.parametrize(
