@@ -30,6 +30,7 @@ def read_csv(path: str, key: str) -> Iterator[Record | UserError]:
     """
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(_text(path, key), strict=True)
+    start = 1
     try:
         header = next(reader, [])
         _check_header(header, path, key)

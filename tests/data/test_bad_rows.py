@@ -39,7 +39,7 @@ BAD_DEMONSTRATIONS: list[tuple[str, Any, list[str]]] = [
     ("no prompt", {"response": "r"}, ["`prompt` is missing", "`response`"]),
     ("no response", {"prompt": "p"}, ["`response` is missing", "the row has `prompt`"]),
     ("nothing", {}, ["`prompt` is missing", "no fields"]),
-    ("null response", {"prompt": "p", "response": None}, ["`response` is missing"]),
+    ("null response", {"prompt": "p", "response": None}, ["`response` is null"]),
     ("number prompt", {"prompt": 3, "response": "r"}, ["`prompt` is a number", "string or a list"]),
     ("object response", {"prompt": "p", "response": {"a": 1}}, ["`response` is an object"]),
     ("empty response", {"prompt": "p", "response": ""}, ["`response` is empty", "delete the row"]),
