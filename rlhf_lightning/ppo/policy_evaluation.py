@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rlhf_lightning.ppo.ema import PolicyEMA, weights_for
 from rlhf_lightning.ppo.loop import PPOFitLoop
@@ -26,8 +25,8 @@ class PolicyEvaluation(StageModule):
     """Samples responses to prompts and reports their scores; mixed into the module that trains the policy."""
 
     samples: SampleTable
-    _score_sums: Tensor
-    """Number, sum and sum of squares of the scores of a validation or test so far."""
+    _totals: dict[str, tuple[float, float]]
+    """Of a validation or test so far: each metric times its weight, and the weights."""
     ema: PolicyEMA | None
 
     def sample(self, batch: PromptBatch, purpose: str, iteration: int, progress: Progress | None = None) -> Rollout:
@@ -42,7 +41,7 @@ class PolicyEvaluation(StageModule):
 
     def on_validation_start(self) -> None:
         self._validation_start = time.perf_counter()
-        self._score_sums = _no_scores()
+        self._totals = {}
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         self._evaluate(batch, batch_idx, "val")
@@ -56,33 +55,38 @@ class PolicyEvaluation(StageModule):
             rollout = self.sample(batch, "validation", 0)
             scored = self.score(batch, rollout)
         named = {k.replace("rollout", split): v for k, v in rollout_metrics(rollout, scored).items()}
-        # Neither is a mean over responses: how rows fall into batches must change nothing.
-        del named[f"{split}/score_std"]
-        entropy, tokens = named.pop(f"{split}/entropy"), int(rollout.response_mask.sum())
-        self.log_dict(named, on_step=False, on_epoch=True, batch_size=len(rollout), sync_dist=True)
-        self.log(f"{split}/entropy", entropy, on_step=False, on_epoch=True, batch_size=tokens, sync_dist=True)
-        scores = scored.scores.double()
-        self._score_sums += torch.stack([torch.ones_like(scores), scores, scores**2]).sum(1).cpu()
+        named[f"{split}/score_std"] = float((scored.scores.double() ** 2).mean())  # of squares, until the end
+        tokens = float(rollout.response_mask.sum())
+        for name, mean in named.items():
+            weight = tokens if name == f"{split}/entropy" else float(len(rollout))
+            before = self._totals.get(name, (0.0, 0.0))
+            self._totals[name] = before[0] + mean * weight, before[1] + weight
         self.samples.add(batch.texts, rollout, scored.scores, torch.where(rollout.response_mask, scored.kl, 0.0).sum(1))
 
-    def _log_score_std(self, split: str) -> None:
-        """Over all responses of all processes."""
-        count, total, squares = self.reduce_sum(self._score_sums.to(self.device)).tolist()
-        spread = max(squares / count - (total / count) ** 2, 0.0) ** 0.5 if count else 0.0
-        self.log(f"{split}/score_std", spread)
-        self._score_sums = _no_scores()
+    def _log_means(self, split: str) -> None:
+        """Over all responses (entropy: tokens) of all processes: how rows fall into batches changes none of them.
+
+        Not by `log(..., sync_dist=True)`: Lightning 2.6 halves the number of rows to a whole number.
+        """
+        sums = torch.tensor(list(self._totals.values()), dtype=torch.float64, device=self.device)
+        means = dict(zip(self._totals, [t / w for t, w in self.reduce_sum(sums).tolist()], strict=True))
+        self._totals = {}
+        if means:
+            squares = means[f"{split}/score_std"]
+            means[f"{split}/score_std"] = max(squares - means[f"{split}/score_mean"] ** 2, 0.0) ** 0.5
+        self.log_dict(means)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_score_std("val")
+        self._log_means("val")
         self.samples.write("val/samples")
         if isinstance(self.trainer.fit_loop, PPOFitLoop):
             self.trainer.fit_loop.exclude(time.perf_counter() - self._validation_start)
 
     def on_test_start(self) -> None:
-        self._score_sums = _no_scores()
+        self._totals = {}
 
     def on_test_epoch_end(self) -> None:
-        self._log_score_std("test")
+        self._log_means("test")
         self.samples.write("test/samples")
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
@@ -94,7 +98,3 @@ class PolicyEvaluation(StageModule):
         rows = self.samples.rows(batch.texts, rollout, scored.scores, kl)
         parts = {f"reward/{name}": values.tolist() for name, values in scored.rewards.items()}
         return [row | {name: values[i] for name, values in parts.items()} for i, row in enumerate(rows)]
-
-
-def _no_scores() -> Tensor:
-    return torch.zeros(3, dtype=torch.float64)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from rlhf_lightning.artefacts import open_source
 from rlhf_lightning.memory import MemorySettings
@@ -60,7 +61,7 @@ class RewardModule(StageModule):
             lora, optimizer, schedule, pad_token, prompt_format, chat_template, seed, trust_remote_code, memory
         )
         super().__init__(source, KEY, settings, locals())
-        self.pair_metrics = PairMetrics()
+        self.pair_metrics, self.val_loss = PairMetrics(), MeanMetric()
         self.slices = SliceTable(self)
 
     def build_model(self) -> None:
@@ -110,7 +111,8 @@ class RewardModule(StageModule):
     def validation_step(self, batch: RankingBatch, batch_idx: int) -> None:
         scores = self._all_scores(batch)
         pairs = self._measure(scores, batch)
-        self.log("val/loss", ranking_loss(scores, pairs), batch_size=int(batch.weight), sync_dist=True)
+        # Not by `log(..., sync_dist=True)`: Lightning 2.6 halves the number of rows to a whole number.
+        self.val_loss.update(ranking_loss(scores, pairs), batch.weight)
 
     def _measure(self, scores: Tensor, batch: RankingBatch) -> Pairs:
         pairs = decided_pairs(batch.ranks, batch.prompt)
@@ -119,6 +121,8 @@ class RewardModule(StageModule):
         return pairs
 
     def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.val_loss.compute())
+        self.val_loss.reset()
         for name, value in self.pair_metrics.compute().items():
             self.log(f"val/{name}", value, prog_bar=name == "accuracy")
         self.slices.write("val")
