@@ -199,7 +199,7 @@ def shown(value: object) -> str:
 
 @contextmanager
 def failing_together(any_process: Callable[[bool], bool]) -> Iterator[None]:
-    """Where a reward failed on one process, end them all: the others would wait for it for ever.
+    """Where a reward or a score failed on one process, end them all: the others would wait for it for ever.
 
     Args:
         any_process: Whether any process says True.
@@ -213,4 +213,4 @@ def failing_together(any_process: Callable[[bool], bool]) -> Iterator[None]:
     except UserError as error:
         failure = error
     if any_process(failure is not None):
-        raise failure or RewardError("A reward failed on another process, which says for which prompt.")
+        raise failure or RewardError("A reward or a score failed on another process, which says for which prompt.")

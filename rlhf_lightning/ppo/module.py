@@ -219,7 +219,7 @@ class PPOModule(PolicySteps):
             rolled = time.perf_counter()
             with failing_together(partial(self.trainer.strategy.reduce_boolean_decision, all=False)):
                 scored = self.score(batch, rollout, training=True, progress=progress)
-        require_finite(rollout, scored, batch.texts)
+                require_finite(rollout, scored, batch.texts)
         mask = rollout.response_mask
         scores = self.ending.scores(scored.scores, rollout.truncated)
         rewards = token_rewards(scores, self.kl.penalty(scored), mask, self.kl.coef)

@@ -17,13 +17,14 @@ from torch import nn
 
 from rlhf_lightning.data.kinds import Message
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.fitting.guard import NonFiniteError
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptDataModule, PromptItem, PromptRow, collate_prompts
 from rlhf_lightning.ppo.reward_functions import FunctionReward
 from rlhf_lightning.ppo.reward_sum import Rewards
 from rlhf_lightning.ppo.reward_terms import RewardTerm, describe, named_terms
 from rlhf_lightning.ppo.rollout import Rollout
-from rlhf_lightning.ppo.scoring import score_rollout
+from rlhf_lightning.ppo.scoring import ScoredRollout, score_rollout
 from rlhf_lightning.rollouts.settings import SamplingSettings
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings
 from rlhf_lightning.text_reward_models import RewardError, failing_together
@@ -234,6 +235,26 @@ def test_a_failure_elsewhere_ends_this_process_too() -> None:
         raise RewardError("mine")
     with failing_together(lambda own: own):
         pass
+
+
+class Poisoned(PPOModule):
+    """Scores a response by a number that is none."""
+
+    def score(self, *args: Any, **kwargs: Any) -> ScoredRollout:
+        scored = super().score(*args, **kwargs)
+        scored.scores[1] = float("nan")
+        return scored
+
+
+def test_a_number_that_is_not_finite_ends_all_processes(
+    tiny: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are asked before one of them raises; the others would wait for its advantages."""
+    run, asked = trainer(tmp_path), list[bool]()
+    monkeypatch.setattr(run.strategy, "reduce_boolean_decision", lambda own, all: asked.append(own) or own)
+    with pytest.raises(NonFiniteError, match="The score of 1 of 8 responses is not finite"):
+        run.fit(module(tiny, Poisoned), datamodule=data())
+    assert asked[-1] is True
 
 
 # -- identity -----------------------------------------------------------------------------------------------
