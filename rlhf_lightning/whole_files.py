@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+PARTIAL = ".partial"
+"""How files end, beside their targets, that a killed process was writing."""
+
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
@@ -21,7 +24,7 @@ def replacing(target: Path) -> Iterator[Path]:
         OSError: Writing failed; nothing is left of it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
     try:
         yield temporary
         os.replace(temporary, target)

@@ -8,16 +8,12 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.whole_files import write_whole
+
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write JSON beside `path` and rename it: a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write JSON with sorted keys: a kill leaves the old file or the new one."""
+    write_whole(path, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

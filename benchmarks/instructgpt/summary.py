@@ -18,6 +18,7 @@ from benchmarks.instructgpt.claims.tax import tax
 from benchmarks.instructgpt.plan import EXPERIMENTS, Job, Places
 from benchmarks.instructgpt.records import write_record
 from rlhf_lightning.callbacks import markdown_table
+from rlhf_lightning.whole_files import write_whole
 
 JUDGES = (ordering, tax, beta, recipe, groups, selection, real)
 
@@ -45,9 +46,7 @@ def summarise(places: Places, jobs: list[Job], settings: dict[str, Any], with_pl
 
         pictures = draw_all(evidence, places.out)
     target = places.out / "summary.md"
-    temporary = target.with_name(".summary.md")
-    temporary.write_text(markdown(claims, summary, pictures))
-    temporary.replace(target)
+    write_whole(target, markdown(claims, summary, pictures))
     return target
 
 

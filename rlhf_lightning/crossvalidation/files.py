@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_lightning.data.kinds import PromptLike, Ranking
+from rlhf_lightning.whole_files import replacing
 
 _OWN = {"prompt", "responses", "ranks", "scores", "chosen", "rejected"}
 
@@ -42,7 +43,7 @@ def write_rankings(rows: Iterable[Ranking], files: Sequence[tuple[Path, NDArray[
     if not files:
         return
     with ExitStack() as stack:
-        parts = [path.with_name(f".{path.name}-part") for path, _ in files]
+        parts = [stack.enter_context(replacing(path)) for path, _ in files]
         outputs = [stack.enter_context(part.open("w", encoding="utf-8")) for part in parts]
         for number, row in enumerate(rows):
             wanted = [i for i, (_, mask) in enumerate(files) if mask[number]]
@@ -51,5 +52,3 @@ def write_rankings(rows: Iterable[Ranking], files: Sequence[tuple[Path, NDArray[
                 line = json.dumps(ranking_fields(row), ensure_ascii=False, default=repr) + "\n"
                 for i in wanted:
                     outputs[i].write(line)
-    for part, (path, _) in zip(parts, files, strict=True):
-        part.replace(path)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from rlhf_lightning.data.records import Record, place
 from rlhf_lightning.data.text_lines import numbered_lines
 from rlhf_lightning.errors import UserError
 
-LONGEST_CELL = 16 * 2**20
+_LONGEST_CELL = 16 * 2**20
 """Characters. The csv module's own limit, 131072, is less than a long text; without any limit one stray quote
 would take the rest of the file into memory."""
 _PARQUET_BUFFER = 2**20
@@ -28,11 +29,10 @@ def read_csv(path: str, key: str) -> Iterator[Record | UserError]:
     Raises:
         UserError: The file cannot be read, has a broken header, or has broken quotes.
     """
-    csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(_text(path, key), strict=True)
+    reader = table_reader(path, key, strict=True)
     start = 1
     try:
-        header = next(reader, [])
+        header: list[str] = next(reader, [])
         _check_header(header, path, key)
         start = reader.line_num + 1
         for row in reader:
@@ -54,6 +54,16 @@ def read_csv(path: str, key: str) -> Iterator[Record | UserError]:
             f"{place(key, path, reader.line_num)}: broken CSV ({error}). "
             "Put cells with commas, quotes or line breaks in double quotes, and double any quotes inside."
         ) from error
+
+
+def table_reader(path: str, key: str, **dialect: Any) -> Any:
+    """csv's reader of a file, with room for long cells.
+
+    Raises:
+        UserError: While it is read: the file cannot be, or is not UTF-8.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
+    return csv.reader(_text(path, key), **dialect)
 
 
 def _text(path: str, key: str) -> Iterator[str]:

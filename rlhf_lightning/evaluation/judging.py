@@ -76,9 +76,9 @@ def _asked(
             answers = [None if isinstance(answer, _Wrong) else answer for answer in said]
             if memory:  # before anything else: each may have cost money
                 memory.append(asked[: len(said)], [keys[i] for i in part[: len(said)]], answers)
-            wrong = next((i for i, answer in enumerate(answers) if answer is None), None)
-            if wrong is not None and on_failure == "error":
-                raise _error(f"judges.{name}", str(said[wrong]), asked[wrong], judge.remembered)
+            for item, answer in zip(asked, said, strict=False):
+                if isinstance(answer, _Wrong) and on_failure == "error":
+                    raise _error(f"judges.{name}", str(answer), item, judge.remembered) from answer
             found |= {keys[i]: answer for i, answer in zip(part, answers, strict=True)}
             bar.update(len(part))
     return [found[key] for key in keys]

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from rlhf_lightning import whole_files
 from rlhf_lightning.errors import UserError
 
 SUFFIX = ".ckpt"
-_TEMPORARY = ".partial"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -70,19 +70,15 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises:
         UserError: Writing failed; what stood at `target` before still does.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{_TEMPORARY}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, target)
+        with whole_files.replacing(target) as temporary:
+            yield temporary
         _sync(target.parent)
     except OSError as error:
         raise UserError(
             f"Cannot write {target}: {error.strerror}. Checkpoints written before are intact; make room or set "
             "trainer.default_root_dir elsewhere, then start the same command with `--ckpt_path last`."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
@@ -158,5 +154,5 @@ def _progress(file: Path) -> tuple[float, ...]:
 
 def remove_partial(directory: Path) -> None:
     """Remove what a killed process was writing."""
-    for file in directory.glob(f".*{_TEMPORARY}"):
+    for file in directory.glob(f".*{whole_files.PARTIAL}"):
         file.unlink(missing_ok=True)

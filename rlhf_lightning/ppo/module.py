@@ -123,7 +123,7 @@ class PPOModule(PolicySteps):
         has_model, trust = self.reward_source is not None, trust_remote_code
         self.rewards = Rewards(reward, has_model, reward_weight, decode, part, trust)
         self.reward_weight, self.arguments["reward"] = reward_weight, self.rewards.identity()
-        reward_limits = check_reward_model(source, self.reward_source, self.template.tokenizer, pad_token, trust)
+        reward_limits = check_reward_model(source, self.reward_source, self.template, pad_token, trust)
         self.value_lr = value_lr
         self.sampling = sampling
         check_engine(sampling.engine, lora)

@@ -70,7 +70,6 @@ class PolicyEvaluation(StageModule):
         """
         sums = torch.tensor(list(self._totals.values()), dtype=torch.float64, device=self.device)
         means = dict(zip(self._totals, [t / w for t, w in self.reduce_sum(sums).tolist()], strict=True))
-        self._totals = {}
         if means:
             squares = means[f"{split}/score_std"]
             means[f"{split}/score_std"] = max(squares - means[f"{split}/score_mean"] ** 2, 0.0) ** 0.5

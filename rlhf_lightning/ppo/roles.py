@@ -20,6 +20,7 @@ from rlhf_lightning.models.loading import load_causal_lm, load_tokenizer
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.models.scalar_head import ScalarHead
 from rlhf_lightning.ppo.rollout import Rollout
+from rlhf_lightning.prompt_template import PromptTemplate
 
 RoleName = Literal["policy", "reference", "reward", "value"]
 TRAINED: tuple[RoleName, RoleName] = ("policy", "value")
@@ -235,7 +236,7 @@ class Roles(nn.Module):
 
 
 def check_reward_model(
-    policy: Source, reward: Source | None, policy_tokenizer: object, pad_token: str | None, trust_remote_code: bool
+    policy: Source, reward: Source | None, template: PromptTemplate, pad_token: str | None, trust_remote_code: bool
 ) -> ModelLimits | None:
     """What the reward model in `reward_from` can take in, after a look whether it can read the policy's tokens.
 
@@ -245,23 +246,23 @@ def check_reward_model(
     if reward is None:
         return None
     reward_tokenizer = load_tokenizer(reward.tokenizer, pad_token, REWARD_KEY, trust_remote_code)
-    if policy_tokenizer.get_vocab() != reward_tokenizer.get_vocab():  # type: ignore[attr-defined]
+    if template.tokenizer.get_vocab() != reward_tokenizer.get_vocab():
         raise UserError(
             f"{REWARD_KEY}: the reward model's tokenizer ({reward.tokenizer}) differs from the policy's "
             f"({policy.tokenizer}). Train the reward model from the same base model, or give it as "
             "`reward: [{reward_from: ...}]`, which scores decoded text."
         )
-    if policy_tokenizer.chat_template != reward_tokenizer.chat_template:  # type: ignore[attr-defined]
+    if template.tokenizer.chat_template != reward_tokenizer.chat_template:
         raise UserError(
             f"{REWARD_KEY}: the reward model ({reward.tokenizer}) was trained with another chat template than the "
             f"policy ({policy.tokenizer}), so it cannot read its prompts. Train it with init_from the SFT model, or "
             "give it as `reward: [{reward_from: ...}]`, which scores decoded text."
         )
-    formats = [source.info.prompt_format if source.info else "{prompt}" for source in (policy, reward)]
-    if policy_tokenizer.chat_template is None and formats[0] != formats[1]:  # type: ignore[attr-defined]
+    formats = reward.info.prompt_format if reward.info else "{prompt}", template.prompt_format
+    if reward_tokenizer.chat_template is None and formats[0] != formats[1]:
         raise UserError(
-            f"{REWARD_KEY}: the reward model was trained with the prompt_format {formats[1]!r} and the policy with "
-            f"{formats[0]!r}, so it cannot read its prompts. Train it with init_from the SFT model, or give it as "
+            f"{REWARD_KEY}: the reward model was trained with the prompt_format {formats[0]!r} and the policy with "
+            f"{formats[1]!r}, so it cannot read its prompts. Train it with init_from the SFT model, or give it as "
             "`reward: [{reward_from: ...}]`, which scores decoded text."
         )
     return load_limits(reward.model, REWARD_KEY, trust_remote_code)

@@ -15,8 +15,8 @@ from rlhf_lightning.data.json_rows import json_type
 from rlhf_lightning.data.reading import read_items
 from rlhf_lightning.data.records import Record, place
 from rlhf_lightning.data.sources import resolve
-from rlhf_lightning.data.table_rows import LONGEST_CELL
-from rlhf_lightning.data.text_lines import first_character, numbered_lines, text_chunks
+from rlhf_lightning.data.table_rows import table_reader
+from rlhf_lightning.data.text_lines import first_character, text_chunks
 from rlhf_lightning.errors import UserError
 
 
@@ -102,16 +102,8 @@ def _whole_object(path: str, key: str) -> dict[str, object] | None:
 
 def _read_tsv(path: str, key: str) -> Iterator[Record]:
     """Rows of a table with tabs between cells and no quotes."""
-
-    def lines() -> Iterator[str]:
-        for _, line in numbered_lines(path, key):
-            if isinstance(line, UserError):
-                raise line
-            yield line
-
-    csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(lines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    header = next(reader, [])
+    reader = table_reader(path, key, delimiter="\t", quoting=csv.QUOTE_NONE)
+    header: list[str] = next(reader, [])
     for cells in _cells(reader, path, key):
         if len(cells) != len(header):
             raise UserError(

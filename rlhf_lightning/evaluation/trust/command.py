@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +33,7 @@ from rlhf_lightning.evaluation.trust.markdown import markdown
 from rlhf_lightning.evaluation.trust.report import PolicyOutputs, TrustInputs, TrustReport, plain, trust_report
 from rlhf_lightning.evaluation.trust.settings import SliceSettings
 from rlhf_lightning.text_reward_models import RewardReader
-from rlhf_lightning.whole_files import write_whole
+from rlhf_lightning.whole_files import write_json, write_whole
 
 PRECISIONS = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "32-true": torch.float32}
 
@@ -157,10 +156,10 @@ def write_report(out: Path, report: TrustReport, head: dict[str, Any]) -> None:
     Raises:
         UserError: The directory cannot be written.
     """
-    content = json.dumps({"made_from": head} | plain(report), indent=1, allow_nan=False) + "\n"
+    content, text = {"made_from": head} | plain(report), markdown(report, head)
     try:
-        for name, text in (("trust.json", content), ("trust.md", markdown(report, head))):
-            write_whole(out / name, text)
+        write_json(out / "trust.json", content)
+        write_whole(out / "trust.md", text)
     except OSError as error:
         raise UserError(f"out: cannot write to {str(out)!r}: {error.strerror}. Choose another directory.") from error
 
