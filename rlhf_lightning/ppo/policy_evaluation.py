@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.ppo.ema import PolicyEMA, weights_for
 from rlhf_lightning.ppo.loop import PPOFitLoop
 from rlhf_lightning.ppo.prompts import PromptBatch
@@ -16,6 +18,7 @@ from rlhf_lightning.ppo.rollout_metrics import rollout_metrics
 from rlhf_lightning.ppo.samples import SampleTable
 from rlhf_lightning.ppo.scoring import ScoredRollout
 from rlhf_lightning.stage import StageModule
+from rlhf_lightning.text_reward_models import failing_together
 
 Progress = Callable[[str, int], None]
 """Called with what is being done ("rollout", "scoring") and how much of it was just done."""
@@ -27,6 +30,8 @@ class PolicyEvaluation(StageModule):
     samples: SampleTable
     _totals: dict[str, tuple[float, float]]
     """Of a validation or test so far: each metric times its weight, and the weights."""
+    _failure: UserError | None
+    """What a reward of this process said in it; the other processes hear of it at its end."""
     ema: PolicyEMA | None
 
     def sample(self, batch: PromptBatch, purpose: str, iteration: int, progress: Progress | None = None) -> Rollout:
@@ -41,15 +46,25 @@ class PolicyEvaluation(StageModule):
 
     def on_validation_start(self) -> None:
         self._validation_start = time.perf_counter()
-        self._totals = {}
+        self._totals, self._failure = {}, None
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
+        self._evaluate(batch, "val")
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "test")
+        self._evaluate(batch, "test")
 
-    def _evaluate(self, batch: PromptBatch, batch_idx: int, split: str) -> None:
+    def _evaluate(self, batch: PromptBatch, split: str) -> None:
+        if self._failure is not None:
+            return
+        try:
+            self._add(batch, split)
+        except UserError as error:
+            if self.trainer.world_size == 1:
+                raise
+            self._failure = error  # processes have different numbers of batches: no place to ask them before the end
+
+    def _add(self, batch: PromptBatch, split: str) -> None:
         # The same random numbers at every validation, so that curves differ by the policy alone.
         with weights_for(self.ema, "evaluate_with"):
             rollout = self.sample(batch, "validation", 0)
@@ -67,7 +82,13 @@ class PolicyEvaluation(StageModule):
         """Over all responses (entropy: tokens) of all processes: how rows fall into batches changes none of them.
 
         Not by `log(..., sync_dist=True)`: Lightning 2.6 halves the number of rows to a whole number.
+
+        Raises:
+            UserError: A reward failed, on any of the processes.
         """
+        with failing_together(partial(self.trainer.strategy.reduce_boolean_decision, all=False)):
+            if self._failure is not None:
+                raise self._failure
         sums = torch.tensor(list(self._totals.values()), dtype=torch.float64, device=self.device)
         means = dict(zip(self._totals, [t / w for t, w in self.reduce_sum(sums).tolist()], strict=True))
         if means:
@@ -82,7 +103,7 @@ class PolicyEvaluation(StageModule):
             self.trainer.fit_loop.exclude(time.perf_counter() - self._validation_start)
 
     def on_test_start(self) -> None:
-        self._totals = {}
+        self._totals, self._failure = {}, None
 
     def on_test_epoch_end(self) -> None:
         self._log_means("test")

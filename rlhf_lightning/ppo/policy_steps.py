@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.datamodule import StageDataModule
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.ppo.ema import KEY as EMA_KEY
 from rlhf_lightning.ppo.ema import PolicyEMA, weights_for
 from rlhf_lightning.ppo.kl_control import KLControl
 from rlhf_lightning.ppo.kl_settings import KEY
@@ -19,12 +20,15 @@ from rlhf_lightning.ppo.policy_evaluation import PolicyEvaluation
 from rlhf_lightning.ppo.ptx_update import PtxUpdate
 from rlhf_lightning.ppo.roles import Roles
 from rlhf_lightning.ppo.update_metrics import UpdateMetrics
+from rlhf_lightning.rollouts.settings import KEY as SAMPLING_KEY
+from rlhf_lightning.rollouts.settings import SamplingSettings
 
 
 class PolicySteps(PolicyEvaluation):
     """Skips steps beyond the KL limit, averages weights after steps, and gives up what is beyond the KL budget."""
 
     roles: Roles
+    sampling: SamplingSettings
     kl: KLControl
     ptx: PtxUpdate
     update_metrics: UpdateMetrics
@@ -59,6 +63,11 @@ class PolicySteps(PolicyEvaluation):
         super().setup(stage)
         if stage == "fit":
             self._require_measurements()
+            if self.sampling.temperature == 0:
+                raise UserError(
+                    f"{SAMPLING_KEY}.temperature is 0: every prompt has one response then, and PPO has nothing to "
+                    "choose from. Set it above 0 (the paper: 1); 0 is for validate, test and predict."
+                )
 
     def policy_parameters(self) -> dict[str, nn.Parameter]:
         """What is trained of the policy, by name."""
@@ -75,18 +84,27 @@ class PolicySteps(PolicyEvaluation):
     def _require_measurements(self) -> None:
         """
         Raises:
-            UserError: The budget is compared with validations, and there are none.
+            UserError: The budget is compared with validations, and there are none, or they are of other weights
+                than those exported.
         """
         settings, data = self.kl.settings, getattr(self.trainer, "datamodule", None)
+        if settings.budget is None or settings.budget_on != "validation":
+            return
         without = isinstance(data, StageDataModule) and data.sources.get("val") is None
         every, last = self.trainer.check_val_every_n_epoch, self.trainer.max_epochs
         never = every is not None and last is not None and 0 <= last < every
-        measured = self.trainer.enable_validation and not without and not never
-        if settings.budget is not None and settings.budget_on == "validation" and not measured:
+        if not self.trainer.enable_validation or without or never:
             raise UserError(
                 f"{KEY}.budget_on is validation, and this run has none. Give data.init_args.val, leave "
                 "trainer.limit_val_batches above 0 and trainer.check_val_every_n_epoch at most max_epochs, or set "
                 f"{KEY}.budget_on to rollout."
+            )
+        average = self.ema.settings if self.ema is not None else None
+        if average is not None and average.evaluate_with != average.export:
+            raise UserError(
+                f"{KEY}.budget_on is validation, which measures the {average.evaluate_with} weights, and the artefact "
+                f"gets the {average.export} ones, whose KL nobody knows. Set {EMA_KEY}.evaluate_with and "
+                f"{EMA_KEY}.export to the same."
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -124,19 +142,20 @@ class PolicySteps(PolicyEvaluation):
         """
         if (kl := metrics.get("rollout/kl")) is not None:
             self.kl.measured(kl, self.ppo_loop.plan.num_rows)
-            self.check_budget("rollout", kl, f"in the rollout of iteration {iteration}")
+            self.check_budget("rollout", kl, f"in the rollout of iteration {iteration}", metrics)
 
-    def check_budget(self, where: str, kl: float, when: str) -> None:
+    def check_budget(self, where: str, kl: float, when: str, metrics: Mapping[str, float] | None = None) -> None:
         """Keep the policy if its KL is within the budget; end the run if not.
 
         Args:
             where: "rollout" or "validation".
             kl: Nats per response.
             when: For the message.
+            metrics: Of the policy, as far as they are not logged yet.
         """
         within = self.kl.within_budget(where, kl, when)
         if within:
-            self._keep_policy()
+            self._keep_policy(metrics)
         elif within is False and self.trainer.is_global_zero:
             print(f"\n{self.kl.exceeded}", flush=True)
 
@@ -153,13 +172,19 @@ class PolicySteps(PolicyEvaluation):
             self._put_policy_back()
             self.trainer.should_stop = True
 
-    def _keep_policy(self) -> None:
+    def _last_metrics(self) -> dict[str, float]:
+        """Of the policy that the artefact gets: those of one that was given up are in the logs alone."""
+        kept = self._within_budget.get("metrics") if self.kl.exceeded else None
+        return super()._last_metrics() if kept is None else dict(kept)
+
+    def _keep_policy(self, metrics: Mapping[str, float] | None = None) -> None:
         def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {n: t.detach().to("cpu", copy=True) for n, t in tensors.items()}
 
         self._within_budget["weights"] = copies(dict(self.policy_parameters()))
         if self.ema is not None:
             self._within_budget["ema"] = copies(self.ema.state_dict()["average"])
+        self._within_budget["metrics"] = self._last_metrics() | dict(metrics or {})
 
     @torch.no_grad()
     def _put_policy_back(self) -> None:

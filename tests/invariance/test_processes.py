@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +78,28 @@ def test_an_odd_number_of_rows_is_validated_as_by_one(bench: Bench, stage: str, 
     bench.finish(one, one.name)
     bench.finish(two, two.name)
     assert_close(bench.root / one.name, bench.root / two.name)
+
+
+def test_a_reward_that_fails_in_one_process_alone_ends_the_validation_of_both(bench: Bench, tmp_path: Path) -> None:
+    """Of three prompts the second process has one. Each says in one line why it ends, and neither waits."""
+    prompts = [{"prompt": p} for p in ("One", "Two", "Three")]
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps(p) + "\n" for p in prompts))
+    (tmp_path / "broken").touch()
+    settings = {"file": str(tmp_path / "broken"), "contains": "Two"}
+    reward = json.dumps({"class_path": "tests.ppo.reward_examples.FailsWhere", "init_args": settings})
+    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.num_sanity_val_steps", "0")
+    failing = Scenario("failing", "ppo", (*two, "--data.init_args.val", str(tmp_path / "val.jsonl")))
+    command = [*bench.command(failing, failing.name), "--model.init_args.reward", reward]
+    ended = subprocess.run(
+        [sys.executable, "-m", "rlhf_lightning", *command], capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    errors = sorted(line for line in ended.stderr.splitlines() if line.startswith("error: "))
+    assert len(errors) == 2
+    assert "A reward or a score failed on another process" in errors[0]
+    assert "raised KeyError: 'no such thing'" in errors[1]
+    assert "for the prompt 'Two'" in errors[1]
 
 
 def test_two_processes_choose_as_one(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rlhf_lightning.ppo.ema import EMASettings
 from rlhf_lightning.ppo.kl_settings import KLSettings
 from rlhf_lightning.ppo.module import PPOModule
 from rlhf_lightning.ppo.prompts import PromptDataModule
+from rlhf_lightning.rollouts.settings import SamplingSettings
 from tests.conftest import TinyRuns
 from tests.ppo.test_ppo_run import data, module, trainer
 
@@ -106,14 +108,17 @@ def test_a_run_ends_with_the_last_policy_within_its_budget(
     tiny: TinyRuns, tmp_path: Path, where: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """KLs of 0, 1, 2, ... and a budget of 1.5: the third measurement is beyond it."""
-    ppo: Any = module(tiny, Recording, kl=KLSettings(budget=1.5, budget_on=where), ema=EMASettings(export="raw"))
+    raw = EMASettings(evaluate_with="raw", export="raw")
+    ppo: Any = module(tiny, Recording, kl=KLSettings(budget=1.5, budget_on=where), ema=raw)
     measured: list[dict[str, Tensor]] = []
+    known: list[dict[str, float]] = []
     check = ppo.check_budget
 
-    def counted(at: str, kl: float, when: str) -> None:
+    def counted(at: str, kl: float, when: str, *metrics: Any) -> None:
         if at == where:
             measured.append(ppo.copies())
-        check(at, float(len(measured) - 1), when)
+            known.append({n: float(v) for n, v in (metrics[0] if metrics else ppo.trainer.callback_metrics).items()})
+        check(at, float(len(measured) - 1), when, *metrics)
 
     monkeypatch.setattr(ppo, "check_budget", counted)
     fit = trainer(tmp_path, max_epochs=9, num_sanity_val_steps=0)
@@ -128,6 +133,10 @@ def test_a_run_ends_with_the_last_policy_within_its_budget(
     out = capsys.readouterr().out
     assert out.count("The KL budget is spent: 2 nats per response in the") == 1
     assert out.count("Training ends") == 1
+    # What stands beside the weights is theirs, too.
+    metrics = json.loads((tmp_path / "final" / "stage.json").read_text())["metrics"]
+    name = "rollout/score_mean" if where == "rollout" else "val/score_mean"
+    assert metrics[name] == known[1][name] != known[2][name]
 
 
 def test_the_average_goes_back_with_the_policy(tiny: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,10 +144,10 @@ def test_the_average_goes_back_with_the_policy(tiny: TinyRuns, tmp_path: Path, m
     averages: list[dict[str, Tensor]] = []
     check = ppo.check_budget
 
-    def counted(at: str, kl: float, when: str) -> None:
+    def counted(at: str, kl: float, when: str, *metrics: Any) -> None:
         if at == "rollout":
             averages.append({n: t.clone() for n, t in ppo.ema.state_dict()["average"].items()})
-        check(at, float(len(averages) - 1), when)
+        check(at, float(len(averages) - 1), when, *metrics)
 
     monkeypatch.setattr(ppo, "check_budget", counted)
     trainer(tmp_path, max_epochs=9).fit(ppo, datamodule=data())
@@ -152,6 +161,21 @@ def test_a_budget_without_validation_is_refused(tiny: TinyRuns, tmp_path: Path) 
         trainer(tmp_path).fit(ppo, datamodule=data())
     with pytest.raises(UserError, match="check_val_every_n_epoch at most max_epochs"):
         trainer(tmp_path, max_epochs=2, check_val_every_n_epoch=3).fit(ppo, datamodule=with_validation())
+
+
+def test_a_budget_on_other_weights_than_the_exported_is_refused(tiny: TinyRuns, tmp_path: Path) -> None:
+    kl = KLSettings(budget=1.0, budget_on="validation")
+    ppo = module(tiny, kl=kl, ema=EMASettings(evaluate_with="raw"))
+    with pytest.raises(UserError, match="measures the raw weights, and the artefact gets the ema ones"):
+        trainer(tmp_path).fit(ppo, datamodule=with_validation())
+
+
+def test_greedy_rollouts_are_refused_in_training_alone(tiny: TinyRuns, tmp_path: Path) -> None:
+    ppo = module(tiny, sampling=SamplingSettings(8, temperature=0))
+    with pytest.raises(UserError, match="sampling.temperature is 0: every prompt has one response"):
+        trainer(tmp_path).fit(ppo, datamodule=data())
+    fit = trainer(tmp_path)
+    assert "val/score_mean" in fit.validate(ppo, datamodule=with_validation(), verbose=False)[0]
 
 
 @pytest.mark.parametrize(("evaluate", "export"), [("ema", "ema"), ("raw", "ema"), ("ema", "raw")])
