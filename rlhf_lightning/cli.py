@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -16,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from rlhf_lightning.artefacts import STAGE_FILE
 from rlhf_lightning.bounds import check_number
@@ -216,10 +218,22 @@ def reported(command: Callable[[], int]) -> int:
 
 
 def users_error(error: BaseException | None) -> UserError | None:
-    """The user's error in a chain of exceptions; jsonargparse wraps what a constructor raises."""
+    """The user's error in a chain of exceptions; jsonargparse wraps what a constructor raises.
+
+    Processes that are forked or spawned (`trainer.strategy: ddp_fork`) hand on no more than their traceback's text.
+    """
     while error is not None and not isinstance(error, UserError):
+        if isinstance(error, ProcessRaisedException):
+            said = re.split(rf"^(?:{'|'.join(map(re.escape, error_names(UserError)))}): ", str(error), flags=re.M)
+            return UserError(said[-1].strip()) if len(said) > 1 else None
         error = error.__cause__ or error.__context__
     return error
+
+
+def error_names(kind: type[UserError]) -> list[str]:
+    """A class and those that inherit from it, as tracebacks name them."""
+    inherited = [name for child in kind.__subclasses__() for name in error_names(child)]
+    return [f"{kind.__module__}.{kind.__qualname__}", *inherited]
 
 
 def quieten() -> None:

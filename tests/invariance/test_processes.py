@@ -102,6 +102,19 @@ def test_a_reward_that_fails_in_one_process_alone_ends_the_validation_of_both(be
     assert "for the prompt 'Two'" in errors[1]
 
 
+def test_an_error_of_a_forked_process_is_one_line_too(bench: Bench, tmp_path: Path) -> None:
+    """Such processes read the data, and hand their errors on as text."""
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "Why?", "response": "So."}\n{"prompt": 1, "response": "So."}\n')
+    broken = Scenario("broken", "sft", (*TWO, "--data.init_args.train", str(tmp_path / "broken.jsonl")))
+    before = len(bench.server.log.read_text())
+    assert bench.server.run(bench.command(broken, "broken"))["status"] == 1
+    said = bench.server.log.read_text()[before:]
+    assert "Traceback" not in said
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "broken.jsonl, line 2: `prompt` is a number" in errors[0]
+
+
 def test_two_processes_choose_as_one(bench: Bench) -> None:
     """Prompts are shared out, and scores added up: 9 prompts, of which one process has 5."""
     common = (*SELECT, *SMOOTH, "--trainer.max_epochs", "2")
