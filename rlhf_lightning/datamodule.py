@@ -17,6 +17,7 @@ from rlhf_lightning.bounds import check_number
 from rlhf_lightning.data.card.card import DataCard
 from rlhf_lightning.data.item_store import ItemStore, Storable
 from rlhf_lightning.data.kinds import Row
+from rlhf_lightning.data.length_limits import LengthLimits, OnLong, require_rows
 from rlhf_lightning.data.loading import RowStream
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.identity import arguments_of
@@ -35,7 +36,6 @@ class Measured(Storable, Protocol):
 T = TypeVar("T", bound=Row)
 Item = TypeVar("Item", bound=Measured)
 OnBad = Literal["error", "skip"]
-OnLong = Literal["error", "drop"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class LoadingSettings:
     sources: dict[str, str | list[str] | None]
     """Files of each split."""
     batch_size: int
+    """Over all processes: how many there are changes no step."""
     val_batch_size: int | None
+    """Of each process; it changes no result."""
     max_prompt_tokens: int
     max_response_tokens: int | None
     """None where the data has no responses."""
@@ -166,15 +168,30 @@ class StageDataModule(L.LightningDataModule):
         """Which of the training items is an epoch's `number`-th, before shuffling."""
         return number
 
+    def own_batch_size(self) -> int:
+        """Rows of a training batch that this process computes.
+
+        Raises:
+            UserError: The processes cannot share a batch evenly.
+        """
+        processes = self.trainer.world_size if self.trainer is not None else 1
+        if self.batch_size % processes:
+            raise UserError(
+                f"data.init_args.batch_size is {self.batch_size}, of all processes together, and {processes} of them "
+                "cannot share it evenly. Change it or trainer.devices."
+            )
+        return self.batch_size // processes
+
     def train_dataloader(self) -> Any:
         assert self.trainer is not None
         items, trainer = self.items["train"], self.trainer
+        own = self.own_batch_size()
         sampler = ResumableSampler(
-            len(items), self.batch_size, self.seed, trainer.global_rank, trainer.world_size, self.training_row
+            len(items), own, self.seed, trainer.global_rank, trainer.world_size, self.training_row
         )
         loader: DataLoader[Any] = DataLoader(
             items,  # type: ignore[arg-type]
-            batch_size=self.batch_size,
+            batch_size=own,
             sampler=sampler,
             collate_fn=self.collate,
             num_workers=self.num_workers,
@@ -241,55 +258,3 @@ def naming(row: Row) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{row.file}:{row.line}: {error}") from error
-
-
-class LengthLimits:
-    """Applies token limits to rows and counts what it changed, to say so once."""
-
-    def __init__(self, max_prompt: int, max_response: int, on_long_prompt: OnLong) -> None:
-        self.max_prompt, self.max_response, self.on_long_prompt = max_prompt, max_response, on_long_prompt
-        self.dropped, self.cut, self.lost_turns = 0, 0, 0
-
-    def prompt_fits(self, ids: Sequence[int], where: str) -> bool:
-        """Whether a prompt is short enough.
-
-        Raises:
-            UserError: It is not, and the user did not ask to drop such rows; or it has no tokens at all.
-        """
-        if not ids:
-            raise UserError(f"{where}: the tokenizer makes no tokens of the prompt; delete the row or repair its text.")
-        if len(ids) <= self.max_prompt:
-            return True
-        if self.on_long_prompt == "error":
-            raise UserError(
-                f"{where}: the prompt has {len(ids)} tokens, more than data.init_args.max_prompt_tokens = "
-                f"{self.max_prompt}. Raise the limit, or set data.init_args.on_long_prompt to 'drop'."
-            )
-        self.dropped += 1
-        return False
-
-    def cut_response(self, ids: list[int]) -> list[int]:
-        """A response cut to the limit; a cut response has no EOS, as if the model had been stopped there."""
-        if len(ids) <= self.max_response:
-            return ids
-        self.cut += 1
-        return ids[: self.max_response]
-
-    def report(self, split: str) -> None:
-        """Print what was left out or cut in a split."""
-        if self.dropped:
-            print(f"data.{split}: left out {self.dropped} rows with prompts over {self.max_prompt} tokens.")
-        if self.cut:
-            print(f"data.{split}: cut {self.cut} responses to {self.max_response} tokens.")
-        if self.lost_turns:
-            print(f"data.{split}: that takes away {self.lost_turns} later answers of conversations altogether.")
-        self.dropped = self.cut = self.lost_turns = 0
-
-
-def require_rows(items: Sequence[Any], key: str) -> None:
-    """
-    Raises:
-        UserError: No rows are left.
-    """
-    if not items:
-        raise UserError(f"{key}: no rows are left after the length limits; raise data.init_args.max_prompt_tokens.")

@@ -131,7 +131,6 @@ def template_tokens() -> int:
 
 def build(work: Work, root: Path, rows: Path) -> tuple[Any, Any]:
     """Module and data module of a stage."""
-    rows_each = work.batch // work.processes
     settings: dict[str, Any] = {
         "lora": LoraSettings(rank=8),
         "memory": MemorySettings(micro_batch_tokens=work.micro_batch_tokens),
@@ -141,9 +140,9 @@ def build(work: Work, root: Path, rows: Path) -> tuple[Any, Any]:
     limits = {"max_prompt_tokens": LONG, "max_response_tokens": LONG}
     model = work.model_directory(root)
     if work.stage == "sft":
-        return SFTModule(str(model), **settings), DemonstrationDataModule(str(rows), batch_size=rows_each, **limits)
+        return SFTModule(str(model), **settings), DemonstrationDataModule(str(rows), batch_size=work.batch, **limits)
     if work.stage == "reward":
-        return RewardModule(str(model), **settings), RankingDataModule(str(rows), batch_size=rows_each, **limits)
+        return RewardModule(str(model), **settings), RankingDataModule(str(rows), batch_size=work.batch, **limits)
     sampling = SamplingSettings(max_response_tokens=work.response, batch_size=work.decode_batch)
     module = PPOModule(
         f"{model}-sft", f"{model}-reward", sampling=sampling, num_minibatches=MINIBATCHES, kl_coef=0.05, **settings

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rlhf_lightning.data.item_store import Numbered, pack_integers, unpack_integers
 from rlhf_lightning.data.kinds import Message, Prompt, PromptLike
-from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming, pad
+from rlhf_lightning.data.length_limits import OnLong
+from rlhf_lightning.datamodule import LoadingSettings, OnBad, StageDataModule, naming, pad
 from rlhf_lightning.ppo.ptx import LENGTH_KEY, PtxSettings, check_ptx
 from rlhf_lightning.pretraining_text import PretrainingText, read_pretraining
 from rlhf_lightning.prompt_template import plain_text
@@ -179,7 +180,7 @@ class PromptDataModule(StageDataModule):
             val: The same for validation; without it there is none.
             pretrain: Files, globs or Hub names of pretraining text, for PPO-ptx (model.init_args.ptx).
             batch_size: Prompts of an iteration, over all processes (C.4: 512).
-            val_batch_size: Prompts of a validation batch.
+            val_batch_size: Prompts of a validation batch of each process.
             max_prompt_tokens: Longest prompt (App. C: 1k).
             on_bad_row: "skip" counts and lists broken rows instead of stopping at the first.
             on_long_prompt: "drop" leaves out prompts over the limit, with a count.

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from rlhf_lightning.data.item_store import Numbered, pack_integers, unpack_integers
 from rlhf_lightning.data.kinds import Demonstration, Ranking
+from rlhf_lightning.data.length_limits import OnLong
 from rlhf_lightning.data.row_labels import RowLabels
-from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming, pad
+from rlhf_lightning.datamodule import LoadingSettings, OnBad, StageDataModule, naming, pad
 from rlhf_lightning.memory import split_by_tokens
 from rlhf_lightning.models.ragged import Ragged, from_prompts
 
@@ -144,8 +145,8 @@ class RankingDataModule(StageDataModule):
             val: The same for validation; without it there is none.
             demonstrations: After training a bias makes these score 0 on average (§3.5); without them the best
                 response of each training ranking stands in.
-            batch_size: Prompts (not pairs) of a batch (C.2: 64).
-            val_batch_size: Prompts of a validation batch; by default as in training.
+            batch_size: Prompts (not pairs) of a batch, over all processes (C.2: 64).
+            val_batch_size: Prompts of a validation batch of each process; by default `batch_size`.
             max_prompt_tokens: Longest prompt (App. C: 1k).
             max_response_tokens: Responses are cut here (App. C: 1k).
             on_bad_row: "skip" counts and lists broken rows instead of stopping at the first.

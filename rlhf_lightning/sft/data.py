@@ -9,7 +9,8 @@ import numpy as np
 
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.data.kinds import Demonstration
-from rlhf_lightning.datamodule import LoadingSettings, OnBad, OnLong, StageDataModule, naming
+from rlhf_lightning.data.length_limits import OnLong
+from rlhf_lightning.datamodule import LoadingSettings, OnBad, StageDataModule, naming
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.pretraining_text import KEY, PretrainingText, read_pretraining
 from rlhf_lightning.sft.mixing import MixedRows, sequences_for
@@ -54,8 +55,8 @@ class DemonstrationDataModule(StageDataModule):
             pretrain: Files, globs or Hub names of pretraining text to mix in.
             pretrain_share: Its share of an epoch's tokens; by default 0.1 (C.3). Every epoch takes the next sequences.
             pretrain_tokens: Tokens of a pretraining sequence; by default max_prompt_tokens + max_response_tokens.
-            batch_size: Rows of a batch (C.1: 32). With packing a row holds several demonstrations.
-            val_batch_size: Rows of a validation batch; by default as in training.
+            batch_size: Rows of a batch, over all processes (C.1: 32). With packing a row holds several demonstrations.
+            val_batch_size: Rows of a validation batch of each process; by default `batch_size`.
             max_prompt_tokens: Longest prompt (App. C: 1k).
             max_response_tokens: Responses are cut here (App. C: 1k). Of a conversation what follows its first answer
                 counts too, whoever says it; later answers that fall behind the limit are counted and reported.
