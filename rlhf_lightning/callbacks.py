@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.run_lock import RunLock
+from rlhf_lightning.fitting.run_state import all_processes
+from rlhf_lightning.whole_files import write_whole
 
 if TYPE_CHECKING:
     from rlhf_lightning.stage import StageModule
@@ -46,6 +50,7 @@ class RunDirectory(Callback):
             if left.exists():
                 shutil.rmtree(replaced(left), ignore_errors=True)
                 left.rename(replaced(left))
+                print(f"An earlier run's {left} is kept as {replaced(left).name} until this run has finished.")
 
 
 def replaced(path: Path) -> Path:
@@ -98,6 +103,28 @@ class WriteArtefact(Callback):
             for name in ("lightning", "final"):
                 shutil.rmtree(replaced(root / name), ignore_errors=True)
         trainer.strategy.barrier()
+
+
+class WritePredictions(Callback):
+    """Writes what `predict` finds as JSON lines, `predictions.jsonl` in the run directory, in the order of the data."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, Any]] = []
+
+    def on_predict_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        self._rows = []
+
+    def on_predict_batch_end(self, trainer: Any, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        if isinstance(outputs, list) and all(isinstance(row, dict) for row in outputs):
+            self._rows += outputs
+
+    def on_predict_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        # Processes take rows in turn (`StageDataModule`), and may have one less than the first.
+        rows = [row for turn in zip_longest(*all_processes(self._rows)) for row in turn if row is not None]
+        if trainer.is_global_zero and rows and not trainer.fast_dev_run:
+            file = Path(trainer.default_root_dir) / "predictions.jsonl"
+            write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            print(f"{len(rows)} predictions: {file}")
 
 
 def log_text(pl_module: L.LightningModule, name: str, markdown: str) -> None:

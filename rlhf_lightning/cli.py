@@ -7,12 +7,13 @@ import re
 import signal
 import sys
 import warnings
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, DefaultHelpFormatter
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -32,6 +33,10 @@ from rlhf_lightning.fitting.stage_checkpoint import StageCheckpoint
 from rlhf_lightning.fitting.stopping import RunStopped
 from rlhf_lightning.memory import keep_few_products
 from rlhf_lightning.stage import StageModule
+
+
+class LinesKept(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Help whose description keeps its lines."""
 
 
 class FinishedRun(Exception):
@@ -62,7 +67,10 @@ class StageCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
-            "--overwrite", type=bool, default=False, help="Start again where a finished run stands; it is replaced."
+            "--overwrite",
+            type=bool,
+            default=False,
+            help="Start again where a run stands, finished or not; it is replaced.",
         )
         parser.add_argument(
             f"--{FLAG}",
@@ -95,14 +103,17 @@ class StageCLI(LightningCLI):
         check_writable(root)
         if config.overwrite and config.ckpt_path is not None:
             raise UserError("--overwrite starts again and --ckpt_path goes on; give one of them.")
-        if not (root / "final" / STAGE_FILE).is_file() or config.trainer.fast_dev_run or config.overwrite:
+        if not has_run(root) or config.trainer.fast_dev_run or config.overwrite:
             return
-        if config.ckpt_path is not None:
+        finished = (root / "final" / STAGE_FILE).is_file()
+        if finished and config.ckpt_path is not None:
             raise FinishedRun(f"The run in {root} is already finished: its artefact is {root / 'final'}.")
-        raise UserError(
-            f"trainer.default_root_dir: {str(root)!r} holds a finished run. Choose another directory, give "
-            "`--ckpt_path last` to keep it as it is, or `--overwrite true` to replace it."
-        )
+        if config.ckpt_path is None:
+            what, last = ("a finished run", "keep it as it is") if finished else ("an unfinished run", "go on with it")
+            raise UserError(
+                f"trainer.default_root_dir: {str(root)!r} holds {what}. Give `--ckpt_path last` to {last}, "
+                "`--overwrite true` to replace it, or choose another directory."
+            )
 
     def before_fit(self) -> None:
         self.model.resume_with_changes = bool(self._get(self.config_init, FLAG))
@@ -187,8 +198,10 @@ def run_stage(args: list[str]) -> int:
         trainer_defaults={"default_root_dir": "checkpoints/run"},
         parser_kwargs={
             "prog": "python -m rlhf_lightning",
-            "description": "InstructGPT's three stages. Try `fit --config configs/tiny/sft.yaml`." + overview(),
+            "description": "InstructGPT's three stages. Try `fit --config configs/tiny/sft.yaml`. Beside them:"
+            + overview(),
             "exit_on_error": False,
+            "formatter_class": LinesKept,
             **{name: {"exit_on_error": False} for name in StageCLI.subcommands()},
         },
         args=args,

@@ -20,7 +20,7 @@ from rlhf_lightning.artefacts import (
     versions,
     write_info,
 )
-from rlhf_lightning.callbacks import RunDirectory, WriteArtefact
+from rlhf_lightning.callbacks import RunDirectory, WriteArtefact, WritePredictions
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.blame import blame
 from rlhf_lightning.fitting.checkpoint_files import AtomicCheckpointIO
@@ -35,7 +35,7 @@ from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.limits import load_limits
 from rlhf_lightning.models.loading import load_tokenizer
-from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.models.lora import LoraSettings, continuing
 from rlhf_lightning.models.sources import fingerprint
 from rlhf_lightning.prompt_template import PromptTemplate
 from rlhf_lightning.schedule import OptimizerSettings, ScheduleSettings, lr_factor
@@ -92,7 +92,7 @@ class StageModule(MasterWeights):
         self._step_sums: dict[str, Any] = {}
         self.strict_loading = False  # checkpoints lack the frozen weights; `on_load_checkpoint` checks the others
         self.source, self.source_key = source, source_key
-        self.lora = settings.lora
+        self.lora = continuing(settings.lora, source.adapter, source_key)
         self.optimizer_settings, self.schedule_settings = settings.optimizer, settings.schedule
         self.trust_remote_code = settings.trust_remote_code
         self.memory = settings.memory
@@ -265,7 +265,7 @@ class StageModule(MasterWeights):
     # -- artefact -----------------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [RunDirectory(), StopOnRequest(), WriteArtefact()]
+        return [RunDirectory(), StopOnRequest(), WriteArtefact(), WritePredictions()]
 
     def before_artefact(self) -> None:
         """Last computation before the artefact is written, on every rank; the reward model sets its bias here."""

@@ -26,6 +26,34 @@ def test_every_stage_has_every_verb(tiny: TinyRuns, stage: str, verb: str) -> No
     assert main([verb, *tiny.args(stage, f"{stage}_{verb}")[1:]]) == 0
 
 
+@pytest.mark.parametrize(
+    ("stage", "keys"),
+    [
+        ("sft", {"text", "nll", "tokens"}),
+        ("reward", {"prompt", "responses", "ranks", "scores"}),
+        ("ppo", {"prompt", "response", "score", "kl", "length", "truncated"}),
+    ],
+)
+def test_predictions_are_written_in_the_order_of_the_data(tiny: TinyRuns, stage: str, keys: set[str]) -> None:
+    run = tiny.root / f"{stage}_predicted"
+    shutil.copytree(tiny.root / stage, run)
+    assert main(["predict", *tiny.args(stage, run.name, "--ckpt_path", "last")[1:]]) == 0
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    name = {"sft": "demonstrations", "reward": "rankings", "ppo": "prompts"}[stage]
+    given = [json.loads(line) for line in Path(f"configs/tiny/data/{name}.jsonl").read_text().splitlines()]
+    assert len(rows) == len(given)
+    assert all(row.keys() == keys for row in rows)
+    for row, source in zip(rows, given, strict=True):
+        assert source["prompt"] in row["text" if stage == "sft" else "prompt"]
+    metrics = json.loads((run / "final" / "stage.json").read_text())["metrics"]
+    if stage == "sft":
+        assert sum(r["nll"] for r in rows) / sum(r["tokens"] for r in rows) == pytest.approx(metrics["val/loss"], 1e-4)
+    if stage == "reward":
+        best = [r["ranks"][max(range(len(r["scores"])), key=r["scores"].__getitem__)] == min(r["ranks"]) for r in rows]
+        assert sum(best) / len(best) > 0.5
+        assert all(r["responses"] == s["responses"] for r, s in zip(rows, given, strict=True) if "responses" in s)
+
+
 def test_resuming_a_finished_run_says_so(tiny: TinyRuns, capsys: pytest.CaptureFixture[str]) -> None:
     before = (tiny.root / "sft" / "final" / "stage.json").stat().st_mtime_ns
     assert main(tiny.args("sft", None, "--ckpt_path", "last")) == 0
@@ -42,6 +70,18 @@ def test_a_finished_run_is_not_overwritten_unless_asked(tiny: TinyRuns, capsys: 
     assert json.loads(file.read_text())["seed"] == 77
     assert main(tiny.args("sft", "sft_kept", "--overwrite", "true")) == 0
     assert json.loads(file.read_text())["seed"] == 1
+
+
+def test_an_unfinished_run_is_not_lost_without_a_word(tiny: TinyRuns, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a killed run leaves it: checkpoints and no artefact."""
+    shutil.copytree(tiny.root / "sft", tiny.root / "sft_cut")
+    shutil.rmtree(tiny.root / "sft_cut" / "final")
+    checkpoints = sorted((tiny.root / "sft_cut" / "lightning").iterdir())
+    assert main(tiny.args("sft", "sft_cut")) == 1
+    assert "holds an unfinished run. Give `--ckpt_path last` to go on with it" in capsys.readouterr().err
+    assert sorted((tiny.root / "sft_cut" / "lightning").iterdir()) == checkpoints
+    assert main(tiny.args("sft", "sft_cut", "--overwrite", "true", "--trainer.max_epochs", "1")) == 0
+    assert "kept as lightning-replaced until this run has finished" in capsys.readouterr().out
 
 
 def test_the_resolved_configuration_is_saved_and_runs_again(tiny: TinyRuns) -> None:

@@ -64,7 +64,7 @@ class RunState:
         for name, part in self._parts.items():
             own = part.save()
             _require_plain(own, name)
-            out[name] = {"ranks": _gather(own)} if part.per_rank else {"shared": own}
+            out[name] = {"ranks": all_processes(own)} if part.per_rank else {"shared": own}
         return out
 
     def restore(self, state: State) -> None:
@@ -100,8 +100,8 @@ def _rank_and_world() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def _gather(own: State) -> list[State]:
-    """The states of all processes, by rank, on the CPU."""
+def all_processes(own: Any) -> list[Any]:
+    """What each process has, by rank, tensors on the CPU; every process must call it."""
     own = _to_cpu(own)
     _, world_size = _rank_and_world()
     if world_size == 1:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from peft import LoraConfig
 
 from rlhf_lightning.bounds import check_number
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.directory_checks import read_json
 from rlhf_lightning.models.quantized import Bits, require_package
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank adapters (arXiv 2106.09685). The paper trains all weights; adapters let four roles share one base."""
+    """Low-rank adapters (arXiv 2106.09685). The paper trains all weights; adapters let four roles share one base.
+
+    A stage that starts from an artefact with an adapter continues that one: its rank, alpha and layers hold, and
+    other values than the defaults are refused. Choose them in SFT.
+    """
 
     rank: int = 16
     """Rank of each update."""
@@ -41,3 +48,34 @@ class LoraSettings:
             lora_dropout=self.dropout,
             target_modules=self.target_modules,
         )
+
+
+def continuing(lora: LoraSettings | None, adapter: Path | None, key: str) -> LoraSettings | None:
+    """The same settings, once they are found not to contradict the adapter that a stage goes on with.
+
+    Args:
+        lora: What the user said, or the defaults.
+        adapter: Directory of the adapter that the stage starts from, if there is one.
+        key: Configuration key of the model.
+
+    Raises:
+        UserError: A rank, alpha or layers that are neither the defaults nor the adapter's.
+    """
+    if lora is None or adapter is None:
+        return lora
+    theirs, default = read_json(adapter / "adapter_config.json", key), LoraSettings()
+    for name, saved in (("rank", "r"), ("alpha", "lora_alpha"), ("target_modules", "target_modules")):
+        wanted, found = getattr(lora, name), _endings(theirs.get(saved))
+        if wanted == getattr(default, name) or _endings(wanted) == found:
+            continue
+        raise UserError(
+            f"model.init_args.lora.{name} is {wanted}, and the adapter in {key} has {found}, which this stage "
+            "continues. Leave the key out, set it in the stage that made the adapter, or train all weights with "
+            "model.init_args.lora null."
+        )
+    return lora
+
+
+def _endings(value: object) -> object:
+    """Of a list of layers the endings of their names, in order; PEFT may save whole names. Other values as they are."""
+    return sorted({str(name).rpartition(".")[2] for name in value}) if isinstance(value, list) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -135,9 +135,18 @@ class RewardModule(StageModule):
             self.log(f"test/{name}", value)
         self.slices.write("test")
 
-    def predict_step(self, batch: RankingBatch, batch_idx: int) -> Tensor:
-        """Scores [N] of the batch's responses."""
-        return self._all_scores(batch)
+    def predict_step(self, batch: RankingBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Of every ranking its prompt, responses, their ranks as given, and their scores."""
+        decode, scores = self.template.decode, self._all_scores(batch).tolist()
+        rows: list[dict[str, Any]] = [
+            {"prompt": text, "responses": [], "ranks": [], "scores": []} for text, _ in self.single_rows(batch)
+        ]
+        ids = zip(batch.response_ids, batch.response_mask, strict=True)
+        responses = [decode(tokens[mask].tolist()) for tokens, mask in ids]
+        for i, *own in zip(batch.prompt.tolist(), responses, batch.ranks.tolist(), scores, strict=True):
+            for name, value in zip(("responses", "ranks", "scores"), own, strict=True):
+                rows[i][name].append(value)
+        return rows
 
     def before_artefact(self) -> None:
         """Set the bias so that demonstrations score 0 on average: a shift, no scale (§3.5)."""

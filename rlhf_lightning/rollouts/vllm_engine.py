@@ -155,5 +155,5 @@ def _import_vllm() -> Any:
     except ImportError as error:
         raise UserError(
             f"{KEY}.engine is vllm, which cannot be imported ({error}). Install it on a machine with a GPU "
-            "(pip install 'rlhf-lightning[vllm]'), or take the engine native."
+            "(pip install -e '.[vllm]'), or take the engine native."
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -128,9 +128,12 @@ class SFTModule(Selecting):
     def on_test_epoch_end(self) -> None:
         self._log_nll("test")
 
-    def predict_step(self, batch: SFTBatch, batch_idx: int) -> Tensor:
-        """Negative log-likelihoods of the batch's response tokens, [N] nats."""
-        return self._all_token_losses(batch)
+    def predict_step(self, batch: SFTBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Of every row its text, the negative log-likelihood of its response tokens (nats), and their number."""
+        counts = batch.loss_mask[:, 1:].sum(1).tolist()
+        losses = self._all_token_losses(batch).double().split(counts)
+        texts = [text for text, _ in self.single_rows(batch)]
+        return [{"text": t, "nll": float(x.sum()), "tokens": n} for t, x, n in zip(texts, losses, counts, strict=True)]
 
     def _log_nll(self, split: str) -> float:
         loss = self.val_nll.compute()

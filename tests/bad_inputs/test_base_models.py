@@ -11,6 +11,7 @@ import pytest
 from rlhf_lightning.models.sources import resolve
 from tests.bad_inputs.damage import Damage, content, cut, fields, one_character_tokenizer, pickled, without
 from tests.bad_inputs.refusal import Refusal
+from tests.conftest import TinyRuns
 
 KEY = "model.init_args.base_model"
 WEIGHTS, CONFIG, TOKENS = "model.safetensors", "config.json", "tokenizer_config.json"
@@ -112,3 +113,24 @@ def test_a_mistyped_path_does_not_ask_the_hub(refused: Refusal, monkeypatch: pyt
 )
 def test_target_modules(refused: Refusal, modules: str, parts: list[str]) -> None:
     refused("sft", "--model.init_args.lora.target_modules", modules, parts=["lora.target_modules", *parts])
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "value", "found"),
+    [
+        ("reward", "rank", "32", "has 4,"),
+        ("ppo", "alpha", "7.5", "has 8"),
+        ("ppo", "target_modules", "[q_proj]", "'v_proj'"),
+    ],
+)
+def test_an_adapter_goes_on_as_it_is(refused: Refusal, stage: str, name: str, value: str, found: str) -> None:
+    """A rank that is not the artefact's would have no effect, and stand in the run's config.yaml all the same."""
+    key = f"model.init_args.lora.{name}"
+    parts = [f"{key} is", "which this stage continues", found, "or train all weights"]
+    refused(stage, f"--{key}", value, parts=parts)
+
+
+def test_what_an_adapter_has_may_be_said_again(tiny: TinyRuns) -> None:
+    layers = "[v_proj, q_proj, k_proj, o_proj, gate_proj, up_proj, down_proj]"
+    lora = ("--model.init_args.lora.rank", "4", "--model.init_args.lora.target_modules", layers)
+    tiny.run("reward", "said_again", *lora, "--trainer.max_epochs", "1")

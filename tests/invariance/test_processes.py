@@ -37,12 +37,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 @pytest.mark.parametrize("stage", ["sft", "ppo_init_sft", "reward", "ppo", "ppo_ptx"])
 @pytest.mark.parametrize("accumulate", ["1", "2"])
 def test_two_processes_make_the_steps_of_one(bench: Bench, stage: str, accumulate: str) -> None:
-    share = (
-        () if stage in ("ppo", "ppo_ptx") else ("--data.init_args.batch_size", "2")
-    )  # of a process; PPO's is of all of them
     common = (*SMOOTH, "--trainer.accumulate_grad_batches", accumulate)
     one = Scenario(f"{stage}-1-{accumulate}", stage, common)
-    two = Scenario(f"{stage}-2-{accumulate}", stage, (*common, *TWO, *share))
+    two = Scenario(f"{stage}-2-{accumulate}", stage, (*common, *TWO))
     bench.finish(one, one.name)
     bench.finish(two, two.name)
     assert_close(bench.root / one.name, bench.root / two.name)
@@ -72,9 +69,8 @@ def test_an_odd_number_of_rows_is_validated_as_by_one(bench: Bench, stage: str, 
     rows = Path(f"configs/tiny/data/{name}.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "nine.jsonl").write_text("".join(rows[:9]))
     common = (*SMOOTH, "--data.init_args.val", str(tmp_path / "nine.jsonl"), "--trainer.max_epochs", "1")
-    share = () if stage == "ppo" else ("--data.init_args.batch_size", "2")
     one = Scenario(f"{stage}-odd-1", stage, common)
-    two = Scenario(f"{stage}-odd-2", stage, (*common, *TWO, *share))
+    two = Scenario(f"{stage}-odd-2", stage, (*common, *TWO))
     bench.finish(one, one.name)
     bench.finish(two, two.name)
     assert_close(bench.root / one.name, bench.root / two.name)
@@ -95,11 +91,19 @@ def test_a_reward_that_fails_in_one_process_alone_ends_the_validation_of_both(be
     )
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
-    errors = sorted(line for line in ended.stderr.splitlines() if line.startswith("error: "))
-    assert len(errors) == 2
-    assert "A reward or a score failed on another process" in errors[0]
-    assert "raised KeyError: 'no such thing'" in errors[1]
-    assert "for the prompt 'Two'" in errors[1]
+    # Both write at once, so that lines may run into each other.
+    assert ended.stderr.count("error: A reward or a score failed on another process") == 1
+    assert ended.stderr.count("error: model.init_args.reward: the reward 'FailsWhere' raised KeyError: 'no such") == 1
+    assert "for the prompt 'Two'" in ended.stderr
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(bench: Bench) -> None:
+    odd = Scenario("odd-batch", "sft", (*TWO, "--data.init_args.batch_size", "5"))
+    before = len(bench.server.log.read_text())
+    assert bench.server.run(bench.command(odd, odd.name))["status"] == 1
+    assert (
+        "data.init_args.batch_size is 5, of all processes together, and 2 of" in bench.server.log.read_text()[before:]
+    )
 
 
 def test_an_error_of_a_forked_process_is_one_line_too(bench: Bench, tmp_path: Path) -> None:
@@ -115,11 +119,27 @@ def test_an_error_of_a_forked_process_is_one_line_too(bench: Bench, tmp_path: Pa
     assert "broken.jsonl, line 2: `prompt` is a number" in errors[0]
 
 
+def test_predictions_of_two_processes_are_in_the_order_of_the_data(bench: Bench, tmp_path: Path) -> None:
+    rows = Path("configs/tiny/data/rankings.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "nine.jsonl").write_text("".join(rows[:9]))
+    val = ("--data.init_args.val", str(tmp_path / "nine.jsonl"), "--data.init_args.val_batch_size", "2")
+    found = []
+    for more in ((), TWO):
+        command = bench.command(Scenario("reward", "reward", (*val, *more)), "reward")
+        assert bench.server.run(["predict", *command[1:]])["status"] == 0
+        found.append([json.loads(line) for line in (bench.root / "reward" / "predictions.jsonl").open()])
+    one, two = found
+    assert len(one) == 9
+    assert [r["responses"] for r in one] == [r["responses"] for r in two]
+    for a, b in zip(one, two, strict=True):
+        assert a["scores"] == pytest.approx(b["scores"], abs=1e-5)
+
+
 def test_two_processes_choose_as_one(bench: Bench) -> None:
     """Prompts are shared out, and scores added up: 9 prompts, of which one process has 5."""
     common = (*SELECT, *SMOOTH, "--trainer.max_epochs", "2")
     one = Scenario("select-1", "sft", common)
-    two = Scenario("select-2", "sft", (*common, *TWO, "--data.init_args.batch_size", "2"))
+    two = Scenario("select-2", "sft", (*common, *TWO))
     bench.finish(one, one.name)
     bench.finish(two, two.name)
     assert_close(bench.root / one.name, bench.root / two.name)

@@ -1,4 +1,4 @@
-"""All tasks of lm-eval (EleutherAI's lm-evaluation-harness) for our models: `pip install 'rlhf-lightning[lm-eval]'`.
+"""All tasks of lm-eval (EleutherAI's lm-evaluation-harness) for our models: `pip install -e '.[lm-eval]'`.
 
 Only the model's side is here. What a task is, where its data comes from (the Hub, as a rule) and how it is counted is
 lm-eval's business; so are its intervals.
@@ -155,6 +155,5 @@ def _require(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"lm_eval: this needs lm-eval, which is not installed ({error}). "
-            "Install it: pip install 'rlhf-lightning[lm-eval]'."
+            f"lm_eval: this needs lm-eval, which is not installed ({error}). Install it: pip install -e '.[lm-eval]'."
         ) from error

@@ -1,4 +1,4 @@
-"""ROUGE and BLEU, through rouge-score and sacrebleu (`pip install 'rlhf-lightning[evaluation]'`)."""
+"""ROUGE and BLEU, through rouge-score and sacrebleu (`pip install -e '.[evaluation]'`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def require(package: str, module: str, key: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"{key}: this task needs {package}, which is not installed ({error}). "
-            "Install it: pip install 'rlhf-lightning[evaluation]'."
+            "Install it: pip install -e '.[evaluation]'."
         ) from error
 
 

@@ -134,5 +134,5 @@ def test_lm_eval_is_asked_for_before_anything_is_computed(
 
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     assert run({"tasks": [], "lm_eval": {"tasks": ["hellaswag"]}}) == 1
-    assert "pip install 'rlhf-lightning[lm-eval]'" in capsys.readouterr().err
+    assert "pip install -e '.[lm-eval]'" in capsys.readouterr().err
     assert not (tmp_path / "out" / "generations").exists()
