@@ -15,6 +15,8 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(VENV)/installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+	  { echo "$(PYTHON) is not Python 3.11 or 3.12: make install PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet $(TORCH))
@@ -25,7 +27,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 install: $(VENV)/installed  ## build .venv with pinned versions
 
-quickstart: install  ## SFT, reward model, PPO and a comparison on a real 135M model (CPU: about 20 minutes)
+quickstart: install  ## SFT, reward model, PPO and a comparison on a real 135M model (CPU: about 13 minutes)
 	$(BIN)/python -m rlhf_lightning.quickstart.run --seed $(SEED) --root $(ROOT)
 
 test: install  ## the default tests: no network, no GPU
