@@ -278,6 +278,7 @@ class PPOModule(PolicySteps):
             gradients.add(self.value_coef * loss_v + (loss_p if fits else 0.0))
             self.update_metrics.add(new_logprobs.detach(), loss_p.detach(), loss_v.detach(), part)
             self.kl.moved(new_logprobs.detach(), part)
+            del hidden, loss_p, loss_v, new_logprobs  # and the part's graphs, before the next part's are built
         self.ptx.add(gradients, batch)
         return self.scaled(batch, gradients.loss())
 

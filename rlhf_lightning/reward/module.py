@@ -97,10 +97,12 @@ class RewardModule(StageModule):
     def training_step(self, batch: RankingBatch, batch_idx: int) -> Tensor:
         gradients, scores = self.early_backward(), []
         for part in batch.parts(self.memory.micro_batch_tokens):
-            scores.append(self.scores(part))
-            gradients.add(self._loss_of(scores[-1], part))
+            own = self.scores(part)
+            gradients.add(self._loss_of(own, part))
+            scores.append(own.detach())
+            del own  # and its part's graph with it, before the next part's is built
         share, pairs = gradients.loss(), decided_pairs(batch.ranks, batch.prompt)
-        score = torch.cat(scores).detach()
+        score = torch.cat(scores)
         right = (score[pairs.better] > score[pairs.worse]).sum()
         if totals := self.step_totals(loss=share, right=right, pairs=torch.ones_like(pairs.better).sum()):
             self.log("train/loss", totals["loss"], prog_bar=True, batch_size=1)

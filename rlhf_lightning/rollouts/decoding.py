@@ -53,6 +53,13 @@ def decode(
     on_gpu = prompt_ids.device.type == "cuda"
     batch = Batch(lm, prompt_ids, prompt_mask, settings, uniforms, eos_id, pad_id, lean, stops)
     batch.read_prompts(on_gpu and settings.cuda_graphs if fixed_shapes is None else fixed_shapes)
+    try:
+        return _to_the_end(batch, settings.max_response_tokens, on_token, on_gpu)
+    finally:
+        batch.forget_step()
+
+
+def _to_the_end(batch: Batch, limit: int, on_token: Callable[[int], None] | None, on_gpu: bool) -> Generated:
     # Asking how many rows are alive waits for the GPU, and every new size of the batch is recorded anew.
     check_every, shrink_at = (16, 0.5) if on_gpu else (1, 0.75)
     reported = 0
@@ -61,11 +68,11 @@ def decode(
         if on_token:
             on_token(sampled - reported)
         reported = sampled
-        if alive == 0 or batch.sampled == settings.max_response_tokens:
+        if alive == 0 or batch.sampled == limit:
             return batch.result()
         if alive <= shrink_at * len(batch.rows):
             batch.drop_finished()
-        for _ in range(min(check_every, settings.max_response_tokens - batch.sampled)):
+        for _ in range(min(check_every, limit - batch.sampled)):
             batch.next_token()
 
 
@@ -107,7 +114,9 @@ class Batch:
         self.column = self.step + prompt_ids.shape[1] - 1
         self._fixed, self._record, self._room = False, False, 0
         self._work: Tensor | None = None
-        self._call: Callable[[], None] = self._step
+        self._recorded: RecordedStep | None = None
+        """Of the present shapes, on a GPU. It refers to this object, so that only letting it go frees both at once,
+        and the weights and the cache with them."""
 
     @property
     def filled(self) -> int:
@@ -140,8 +149,8 @@ class Batch:
                 self._let_shapes_change()
             if self._room == 0:
                 self._room = self._make_room(self.filled + 1)
-                self._call = RecordedStep(self._step) if self._record else self._step
-            self._call()
+                self._recorded = RecordedStep(self._step) if self._record else None
+            (self._recorded or self._step)()
         self.sampled += 1
 
     def drop_finished(self) -> None:
@@ -170,11 +179,16 @@ class Batch:
 
     def _let_shapes_change(self) -> None:
         if self._room:
-            if isinstance(self._call, RecordedStep):
-                self._call.release()
+            self.forget_step()
             if not self.lean:
                 release_shapes(self.cache, self.filled)
             self._room = 0
+
+    def forget_step(self) -> None:
+        """Let go of the recorded step, if there is one."""
+        if self._recorded is not None:
+            self._recorded.release()
+            self._recorded = None
 
     def _step(self) -> None:
         """From the last tokens to the next ones. With fixed shapes nothing here may wait for the device."""

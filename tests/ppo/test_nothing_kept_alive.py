@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,37 @@ def test_steps_end_with_the_same_tensors(tmp_path: Path, jsonl: Callable[..., st
     run, rows = stage(jsonl([{"prompt": f"Food for cat {i}?"} | answers for i in range(10, 34)]))
     trainer(tmp_path, max_steps=6, callbacks=[seen]).fit(run, datamodule=rows)
     assert min(seen.counts[2:5]) <= seen.counts[1], seen.counts
+
+
+@pytest.mark.parametrize("stage", ["reward", "ppo"])
+def test_no_part_of_a_step_is_kept_while_the_next_is_computed(
+    tiny: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """A batch is computed in parts so that memory does not grow with it; a tensor with a graph would keep a part."""
+    memory, kept, parts = MemorySettings(micro_batch_tokens=64), list[int](), list[weakref.ref[Any]]()
+
+    def watched(name: str, owner: type) -> None:
+        inner = getattr(owner, name)
+
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if name != "value_loss":  # which belongs to the part of the policy loss before it
+                kept.append(sum(ref() is not None for ref in parts))
+            result = inner(self, *args, **kwargs)
+            for tensor in result if isinstance(result, tuple) else (result,):
+                if tensor.requires_grad:
+                    parts.append(weakref.ref(tensor))
+            return result
+
+        monkeypatch.setattr(owner, name, call)
+
+    if stage == "reward":
+        watched("scores", RewardModule)
+        run: Any = RewardModule(str(tiny.root / "sft"), memory=memory)
+        rows: Any = RankingDataModule("configs/tiny/data/rankings.jsonl", batch_size=8)
+        trainer(tmp_path, max_epochs=1).fit(run, datamodule=rows)
+    else:
+        watched("policy_loss", PPOModule)
+        watched("value_loss", PPOModule)
+        trainer(tmp_path, max_epochs=1).fit(ppo(tiny, memory=memory), datamodule=data(BATCH))
+    assert len(kept) > 3
+    assert set(kept) == {0}

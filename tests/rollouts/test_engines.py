@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
 from itertools import product
 from typing import Any
@@ -11,7 +13,9 @@ import torch
 
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.rollouts.choice import build_engine
+from rlhf_lightning.rollouts.decoding import Batch
 from rlhf_lightning.rollouts.engine import Draws, Generated, Request
+from rlhf_lightning.rollouts.lean_decoder import LeanDecoder
 from rlhf_lightning.rollouts.settings import EngineName, SamplingSettings
 
 EOS, PAD, VOCABULARY, LIMIT = 3, 0, 6, 3
@@ -63,6 +67,28 @@ def exact(lm: Any, prompt: list[int], temperature: float, first_eos: int = 0) ->
             found[response] = math.exp(sum(float(logprobs[i, t]) for i, t in enumerate(response)))
     assert math.isclose(sum(found.values()), 1, abs_tol=1e-6)
     return found
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_copies_of_weights_and_the_cache_go_with_the_rollout(fails: bool) -> None:
+    """At once, and not when Python next looks for reference cycles: an update would find them still there."""
+    backbone, settings = model(), SamplingSettings(LIMIT)
+    engine = build_engine(settings)
+    engine.generate(backbone, None, request(4), settings)  # compares the decoder with the model, once
+
+    def stop(_: int) -> None:
+        if fails:
+            raise KeyboardInterrupt
+
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            engine.generate(backbone, None, request(4), settings, stop)
+        left = [type(o).__name__ for o in gc.get_objects() if isinstance(o, Batch | LeanDecoder)]
+    finally:
+        gc.enable()
+    assert left == []
 
 
 def responses(out: Generated) -> list[tuple[int, ...]]:
