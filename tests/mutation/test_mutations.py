@@ -44,6 +44,8 @@ NOT_MATHS = {
     "columns",  # how large a buffer is made
     "summary",  # a message
     "lengths",  # for the data card: tests/data/test_data_card.py
+    "decode",  # makes a batch and lets it go: tests/rollouts/test_engines.py, and the next
+    "forget_step",
     "step",  # of the lean decoder: only switches autocast off
 }
 """Functions of the mutated files that only move, store or check things, and have tests of their own."""
