@@ -69,10 +69,9 @@ def main() -> None:
     for variant in VARIANTS:
         for shape in args.shapes:  # in the order of their sizes
             rows.append({"shape": shape, "variant": variant} | in_its_own_process(shape, variant))
-            print(rows[-1], flush=True)
+            write(result, table(rows), args.out)
             if not rows[-1]["fits"]:
                 break
-    write(result, table(rows), args.out)
 
 
 def in_its_own_process(shape: str, variant: str) -> dict[str, Any]:
@@ -107,10 +106,19 @@ def measure(shape: str, variant: str, args: argparse.Namespace) -> None:
     ):
         try:
             steps, peak = train(Path(directory), shape, variant, args)
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except Exception as error:
+            if not for_want_of_memory(error):
+                raise
             print(error, file=sys.stderr)
             sys.exit(OUT_OF_MEMORY)
     print(json.dumps({"parameters": made, "peak_mib": peak, "seconds": steps[-1]["seconds"], "steps": steps}))
+
+
+def for_want_of_memory(error: BaseException | None) -> bool:
+    """Whether memory is behind an error; loading a model wraps what it raises."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError | MemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def train(root: Path, shape: str, variant: str, args: argparse.Namespace) -> tuple[list[dict[str, Any]], float]:

@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--response-tokens", type=int, default=256, help="of every response")
     parser.add_argument("--minibatches", type=int, default=4, help="optimizer steps of an iteration")
     parser.add_argument("--peak-gflops", type=float, help="bf16 rate to compare with; by default the one measured")
+    parser.set_defaults(device="cuda")
     args = parser.parse_args()
     args.peer_python = "none"
     result = provenance(args.device)
@@ -70,7 +71,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         ]
         for r in rows
     ]
-    heads = ["rollout s (of bandwidth)", "scoring s (of bf16 rate)", "update s (of bf16 rate)"]
+    heads = ["rollout s (of bandwidth, weights alone)", "scoring s (of bf16 rate)", "update s (of bf16 rate)"]
     return markdown_table(["model", "s an iteration", *heads, "samples / s", "peak MiB"], cells)
 
 

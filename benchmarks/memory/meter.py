@@ -82,10 +82,16 @@ class PeakMemory(RunPhases):
         """
         self.out, self.live = Path(out), live
         self.phases: dict[str, dict[str, float]] = {}
-        self.on_gpu = torch.cuda.is_available()
-        self.start_mib = 0.0 if self.on_gpu else held_now().all / MIB
-        self._sampler = None if self.on_gpu else ResidentSampler()
+        self.device = torch.device("cpu")
+        self.start_mib = held_now().all / MIB
+        self._sampler: ResidentSampler | None = ResidentSampler()
         super().__init__()
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.device = trainer.strategy.root_device  # the module is back on the CPU when `on_fit_end` comes
+        if self.device.type == "cuda":
+            self.start_mib, self._sampler = 0.0, None
+        super().setup(trainer, pl_module, stage)
 
     def begin(self, phase: str) -> None:
         self._restart()
@@ -110,5 +116,5 @@ class PeakMemory(RunPhases):
         return Held(peak, peak)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        result = {"start_mib": round(self.start_mib, 1), "device": str(pl_module.device), "phases": self.phases}
+        result = {"start_mib": round(self.start_mib, 1), "device": str(self.device), "phases": self.phases}
         self.out.write_text(json.dumps(result))

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 
+from benchmarks.peer.report import machine
 from rlhf_lightning.artefacts import versions
 from rlhf_lightning.callbacks import markdown_table
 from rlhf_lightning.provenance import commit
@@ -128,7 +128,7 @@ def main() -> None:
             print(name, json.dumps(runs[name][-1]), flush=True)
     result = {
         "commit": commit(),
-        "machine": f"{platform.machine()}, {platform.release()}, {torch.get_num_threads()} threads",
+        "machine": f"{(where := machine('cpu'))['cpu']}, {platform.release()}, {where['threads']} threads",
         "versions": versions(),
         "model": args.model,
         "steps": args.steps,

@@ -1,13 +1,14 @@
 """Peak memory of PPO's roles on one base against four separate models of the same size, one iteration each.
 
 Each variant runs the quickstart's PPO stage in a process of its own, in turn; the figure is the process's
-largest resident size, as the operating system counts it.
+largest resident size, as the operating system counts it, with the quickstart's settings of the allocator.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -15,12 +16,14 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+from benchmarks.peer.report import machine
 from rlhf_lightning.artefacts import versions
 from rlhf_lightning.cli import main as command_line
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.ppo.roles import POLICY_KEY, REWARD_KEY, Roles
 from rlhf_lightning.provenance import commit
+from rlhf_lightning.quickstart.run import KEEP_MEMORY
 
 
 def build_separate(self: Roles, policy, reward, lora, dtype) -> None:  # type: ignore[no-untyped-def]
@@ -45,7 +48,9 @@ def measure(variant: str, root: str, precision: str) -> None:
         build = build_separate if variant == "separate" else Roles._build_shared
         with mock.patch.object(Roles, "_build_shared", build):
             status = command_line(args)
-    print(json.dumps({"status": status, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    if status:
+        sys.exit(f"error: {variant}, {precision} ended with {status}.")
+    print(json.dumps({"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
 def main() -> None:
@@ -58,7 +63,7 @@ def main() -> None:
     if args.variant:
         measure(args.variant, args.root, args.precision)
         return
-    result: dict[str, object] = {"commit": commit(), "versions": versions()}
+    result: dict[str, object] = {"commit": commit(), "machine": machine("cpu"), "versions": versions()}
     for precision in ("bf16-mixed", "32-true"):
         peaks = {}
         for variant in ("shared", "separate"):
@@ -73,8 +78,10 @@ def main() -> None:
                 "--precision",
                 precision,
             ]
-            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            peaks[variant] = json.loads(out.strip().splitlines()[-1])["peak_mib"]
+            done = subprocess.run(command, capture_output=True, text=True, env=os.environ | KEEP_MEMORY)
+            if done.returncode:
+                sys.exit(done.stderr[-2000:])
+            peaks[variant] = json.loads(done.stdout.strip().splitlines()[-1])["peak_mib"]
         result[precision] = peaks | {"ratio": peaks["shared"] / peaks["separate"]}
     text = json.dumps(result, indent=2)
     Path("benchmarks/memory/roles.json").write_text(text + "\n")

@@ -5,6 +5,7 @@ Not fresh adapters, whose B is 0 and which would agree even if one side forgot t
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -98,6 +99,8 @@ def train(task: dict[str, Any]) -> None:
 
     sft = SFTModule(task["model"], optimizer=optimizer, seed=task["seed"])
     trainer("sft").fit(sft, datamodule=DemonstrationDataModule(str(directory / "sft.jsonl"), batch_size=2))
+    del sft  # a large one waits in main memory, where two of them may not fit
+    gc.collect()
     reward = RewardModule(str(directory / "sft"), optimizer=optimizer, seed=task["seed"])
     trainer("reward").fit(reward, datamodule=RankingDataModule(str(directory / "reward.jsonl"), batch_size=2))
 

@@ -14,13 +14,15 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks.peer.report import machine
 from benchmarks.scaling.exponents import judge
 from benchmarks.scaling.point import prepare_point, run_point
 from benchmarks.scaling.sweeps import STAGES, SWEEPS, Sweep
@@ -119,7 +121,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/scaling/results.json"))
     args = parser.parse_args()
+    if torch.cuda.device_count() == 1:  # two processes of one card would measure how they disturb each other
+        args.sweep = [name for name in args.sweep if name != "processes"]
     start, sweeps = time.monotonic(), {}
+    where = machine("cuda" if torch.cuda.is_available() else "cpu")
+    about = {
+        "commit": commit(),
+        "machine": f"{where.get('gpu', where['cpu'])}, {args.threads} threads",
+        "versions": versions(),
+        "repeats": args.repeats,
+    }
     with tempfile.TemporaryDirectory() as directory:
         points = Points(Path(directory), args.repeats, args.threads)
         for name in args.sweep:
@@ -128,17 +139,10 @@ def main() -> None:
             runs = {stage: run_sweep(sweep, stage, points) for stage in stages}
             sweeps[name] = {"theory": sweep.theory, "fixed": sweep.fixed, "stages": runs}
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-    result = {
-        "commit": commit(),
-        "machine": f"{platform.machine()}, {platform.release()}, {args.threads} threads",
-        "versions": versions(),
-        "wall_s": time.monotonic() - start,
-        "repeats": args.repeats,
-        "sweeps": sweeps,
-    }
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    text = markdown(result)
-    args.out.with_suffix(".md").write_text(text)
+            about["wall_s"] = time.monotonic() - start
+            text = markdown(about | {"sweeps": sweeps})
+            args.out.write_text(json.dumps(about | {"sweeps": sweeps}, indent=1) + "\n")
+            args.out.with_suffix(".md").write_text(text)
     print(text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.run_phases import RunPhases
@@ -51,6 +53,7 @@ class Meter(RunPhases):
 
     def begin(self, phase: str) -> None:
         if self.repetition == self.repeats + 1 and phase in MEASURED:
+            gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
                 self._base = torch.cuda.memory_allocated()
@@ -86,17 +89,28 @@ class Meter(RunPhases):
 
 def now() -> float:
     """Seconds, when all work that was started is done."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # before processes are forked it must not be
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def peak(record: Any) -> int:
-    """The largest number of bytes that were allocated at once, of those allocated during a profile."""
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    """The largest number of bytes that were allocated at once, of those allocated during a profile.
+
+    What was there before it and is freed in it does not count: it would hide as much of what is new.
+    """
+    events, left = [], list(record.profiler.kineto_results.experimental_event_tree())
+    while left:
+        event = left.pop()
+        left += event.children
+        if event.tag == _EventType.Allocation:
+            events.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+    blocks: dict[int, int] = {}
     held = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
+    for _, address, size in sorted(events):
+        if size > 0:
+            blocks[address] = size
+        held += size if size > 0 else -blocks.pop(address, 0)
         most = max(most, held)
     return most
 

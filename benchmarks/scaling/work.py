@@ -69,10 +69,11 @@ class Work:
         return self._forward(self.batch, length, length / 2) + logits
 
     def held_bytes(self, phase: str) -> float:
-        """Bytes that grow with the work, up to a constant factor: activations, or the cache."""
+        """Bytes that grow with the work, up to a constant factor: activations, or the cache and merged weights."""
         rows = self.batch // self.processes
-        if phase == "rollout":
-            return min(rows, self.decode_batch) * (self.prompt + self.response) * self.layers * self.hidden
+        if phase == "rollout":  # keys and values have half of the heads each
+            cache = min(rows, self.decode_batch) * (self.prompt + self.response) * self.layers * self.hidden
+            return cache + self.layers * self._layer_weights
         if phase == "scoring":  # no backward: one layer at a time
             return self.part_tokens(rows) * self.hidden
         parts = rows // MINIBATCHES if phase == "update" else rows

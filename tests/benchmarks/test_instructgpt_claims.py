@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.instructgpt.claims.beta import beta
+from benchmarks.instructgpt.claims.beta import BLOCKS, beta, onset_of
 from benchmarks.instructgpt.claims.evidence import Evidence, mean_over_units, recovered
 from benchmarks.instructgpt.claims.groups import groups
 from benchmarks.instructgpt.claims.ordering import ordering
@@ -44,7 +44,7 @@ def training(seed: int, **curves: list[float]) -> dict[str, Any]:
 def paper_like() -> Evidence:
     """Three seeds in which everything is as the paper says."""
     evaluations, trainings = {}, {}
-    falls = [0.5, 0.51, 0.6, 0.61, 0.7, 0.71, 0.6, 0.61, 0.5, 0.51, 0.4, 0.41]
+    falls = [0.5] * 8 + [0.6] * 4 + [0.8, 0.82, 0.84, 0.85, 0.86, 0.84, 0.82, 0.8] + [0.6] * 8 + [0.4, 0.41] * 10
     for s in (1, 2, 3):
         evaluations[f"base-s{s}"] = policy(0.2, 3.0, 48)
         evaluations[f"sft-s{s}"] = policy(0.5, 3.2, 45)
@@ -52,11 +52,13 @@ def paper_like() -> Evidence:
         evaluations[f"ppo-g0-b0.05-s{s}"] = policy(0.7, 3.5, 20, gamma=0.0, beta=0.05)
         evaluations[f"ppo-g4-b0.05-s{s}"] = policy(0.7, 3.05, 46, gamma=4.0, beta=0.05)
         evaluations[f"ppo-g0-b0-s{s}"] = policy(0.4, 3.9, 10, gamma=0.0, beta=0.0)
+        evaluations[f"ppo-g0-b2-s{s}"] = policy(0.5, 3.2, 44, gamma=0.0, beta=2.0)
         evaluations[f"ppo-budget-s{s}"] = policy(0.65, 3.4, 30, gamma=0.0, beta=0.0)
         epochs = {str(e): {"val_loss": 1 + e / 10, "rm_score": e / 10, "gold": [[e / 20] * 20]} for e in (1, 2, 3, 4)}
         evaluations[f"selection-s{s}"] = {"kind": "selection", "seed": s, "result": {"epochs": epochs}, **SOURCE}
-        rising = list(np.arange(12.0))
-        trainings[f"ppo-g0-b0-s{s}"] = training(s, kl=rising, proxy=rising, gold=falls)
+        rising, kl = list(np.arange(12.0)), list(np.arange(48.0) / 2)
+        trainings[f"ppo-g0-b0-s{s}"] = training(s, kl=kl, proxy=kl, gold=falls)
+        trainings[f"ppo-budget-s{s}"] = training(s, kl=kl[:14])  # 6.0 nats are within, 6.5 are not
         trainings[f"paper-s{s}"] = training(s, ptx_loss=[3.0] * 12, proxy=rising, kl=rising, skipped_steps=[0.0] * 12)
     return Evidence(evaluations, trainings)
 
@@ -164,10 +166,33 @@ def test_noise_is_seldom_taken_for_over_optimisation() -> None:
 def test_a_late_budget_is_not_met() -> None:
     evidence = paper_like()
     for s in (1, 2, 3):
-        record = policy(0.65, 3.4, 30, gamma=0.0, beta=0.0)
-        record["result"]["seen"]["kl"] = [[9.0] * PROMPTS]
-        evidence.evaluations[f"ppo-budget-s{s}"] = record
+        early = [1.0] * 30 + [7.0]
+        evidence.trainings[f"ppo-budget-s{s}"] = training(s, kl=early)
     assert beta(evidence)[0].verdict == "not met"
+    assert "the policy of iteration 29" in beta(evidence)[0].reason
+
+
+def test_a_budget_that_ends_a_run_at_the_top_is_undecided() -> None:
+    """Before the middle of the best block of six, and after that of ten."""
+    evidence = paper_like()
+    places = {onset_of(evidence, "ppo-g0-b0-s1", blocks) for blocks in BLOCKS} - {None}
+    iterations = sorted(o.iteration for o in places if o)
+    assert iterations[0] < iterations[-1]
+    for s in (1, 2, 3):
+        evidence.trainings[f"ppo-budget-s{s}"] = training(s, kl=[1.0] * iterations[-1] + [7.0])
+    claim = beta(evidence)[0]
+    assert claim.verdict == "undecided"
+    assert f"iteration {iterations[0]} to {iterations[-1]}" in claim.reason
+
+
+def test_nothing_is_said_of_every_beta_without_the_largest() -> None:
+    evidence = paper_like()
+    for s in (1, 2, 3):
+        del evidence.evaluations[f"ppo-g0-b2-s{s}"]
+    claim = beta(evidence)[1]
+    assert claim.verdict == "undecided"
+    assert "Without data: β = 2." in claim.reason
+    assert "β = 0.05: 0.450 [0.450, 0.450], against SFT 0.300 [0.300, 0.300]" in claim.reason
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,30 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.instructgpt.claims.claim import Claim, no_data
-from benchmarks.instructgpt.claims.evidence import Evidence, Record, gold, mean_over_units, shown
+from benchmarks.instructgpt.claims.evidence import Evidence, Record, gold, mean_over_units, seen, shown
 from benchmarks.instructgpt.claims.ordering import PTX
 
 STATEMENT = "γ = 27.8 with the paper's recipe does not diverge in any seed"
 RUNS = {
-    "paper": "the paper's recipe",
+    "paper": "the paper's recipe (gold: of the averaged weights)",
     "ppo-g27.8-b0.05": "γ alone, else as the quickstart",
     PTX: "the quickstart's PPO-ptx",
 }
 LOSS, SCORE, KL = 0.5, 0.5, 50.0
 """Beyond which a run counts as diverged: a rise of the pretraining loss (nats a token) or a fall of the RM score, from
 the first iterations to the last ones, and a KL in nats per response. Set before any run."""
-COLUMNS = ("run", "seed", "diverged", "ptx loss", "RM score", "KL", "skipped steps", "‖ptx‖ / ‖policy‖", "gold")
+COLUMNS = (
+    "run",
+    "seed",
+    "diverged",
+    "ptx loss",
+    "RM score",
+    "KL",
+    "skipped steps",
+    "‖ptx‖ / ‖policy‖",
+    "gold",
+    "its KL",
+)
 
 
 def recipe(evidence: Evidence) -> list[Claim]:
@@ -78,7 +89,7 @@ def _row(evidence: Evidence, label: str, run: str, training: Record, reasons: li
 
     ptx, policy = sum(curves.get("ptx_grad_norm") or [0.0]), sum(curves.get("policy_grad_norm") or [0.0])
     record = evidence.policy(run, training["seed"])
-    judged = shown(mean_over_units(gold(record)[None])) if record else ""
+    judged = (shown(mean_over_units(gold(record)[None])), f"{seen('kl')(record).mean():.2f}") if record else ("", "")
     skipped = f"{max(curves.get('skipped_steps') or [0.0]):g}"
     shares = f"{ptx / policy:.2f}" if policy else ""
     verdict = "; ".join(reasons) or "no"
@@ -91,5 +102,5 @@ def _row(evidence: Evidence, label: str, run: str, training: Record, reasons: li
         change("kl"),
         skipped,
         shares,
-        judged,
+        *judged,
     )

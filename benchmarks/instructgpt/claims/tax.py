@@ -64,7 +64,7 @@ def _rows(evidence: Evidence) -> list[tuple[Any, ...]]:
     """Base, both SFT models, PPO, and PPO-ptx by γ, at the default β and by the paper's recipe."""
     names = [("base", "base"), ("SFT", "sft"), ("SFT baseline, by RM score", "sft16")]
     names += [("PPO" if g == 0 else f"PPO-ptx, γ = {g:g}", n) for g, b, n in evidence.runs() if b == DEFAULT_BETA]
-    names.append(("PPO-ptx, the paper's recipe", "paper"))
+    names.append(("PPO-ptx, the paper's recipe, averaged weights", "paper"))
     rows: list[tuple[Any, ...]] = []
     for label, model in names:
         seeds = evidence.seeds("base", model)
