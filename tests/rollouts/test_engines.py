@@ -85,7 +85,7 @@ def test_copies_of_weights_and_the_cache_go_with_the_rollout(fails: bool) -> Non
     try:
         with contextlib.suppress(KeyboardInterrupt):
             engine.generate(backbone, None, request(4), settings, stop)
-        left = [type(o).__name__ for o in gc.get_objects() if isinstance(o, Batch | LeanDecoder)]
+        left = [type(o).__name__ for o in gc.get_objects() if type(o) in (Batch, LeanDecoder)]
     finally:
         gc.enable()
     assert left == []

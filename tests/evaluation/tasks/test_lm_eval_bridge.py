@@ -81,7 +81,7 @@ def test_results_are_kept(stand_in: None, model: LanguageModel, tmp_path: Path) 
 
 def test_without_lm_eval_it_says_what_to_install(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UserError, match=r"pip install 'rlhf-lightning\[lm-eval\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[lm-eval\]'"):
         lm_eval_model(model)
 
 
