@@ -6,11 +6,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_lightning.models.ragged_attention import SMALL
+
 VOCABULARY = 2048
 """More than the byte tokenizer has, so that logits have their share of the work."""
 HEAD = 32
 MINIBATCHES = 2
 UNLIMITED = 1 << 20
+TOKEN = 11
+"""Numbers that a layer holds of a token, in widths: residual, its norm, query, key and value, attention's output, gate, up
+and their product."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,9 @@ class Work:
         """Tokens of a row; a ranking has its prompt once."""
         return self.prompt + (self.k if self.stage == "reward" else 1) * self.response
 
-    def part_tokens(self, rows: int) -> int:
-        """Tokens of the largest forward of so many rows of a process."""
-        held = max(1, min(rows, self.micro_batch_tokens // self.row_tokens))
-        return held * self.row_tokens
+    def part_rows(self, rows: int) -> int:
+        """Rows of the largest forward of so many rows of a process."""
+        return max(1, min(rows, self.micro_batch_tokens // self.row_tokens))
 
     def model_directory(self, root: Path) -> Path:
         """Where the model of this size is."""
@@ -69,15 +73,25 @@ class Work:
         return self._forward(self.batch, length, length / 2) + logits
 
     def held_bytes(self, phase: str) -> float:
-        """Bytes that grow with the work, up to a constant factor: activations, or the cache and merged weights."""
+        """Bytes that grow with the work, up to a constant factor: activations; in a rollout cache and merged weights."""
         rows = self.batch // self.processes
-        if phase == "rollout":  # keys and values have half of the heads each
-            cache = min(rows, self.decode_batch) * (self.prompt + self.response) * self.layers * self.hidden
-            return cache + self.layers * self._layer_weights
+        if phase == "rollout":  # keys and values have half of the heads each; prompts are read a layer at a time
+            together = min(rows, self.decode_batch)
+            cache = together * (self.prompt + self.response) * self.layers * self.hidden
+            return cache + self.layers * self._layer_weights + together * self.prompt * TOKEN * self.hidden
         if phase == "scoring":  # no backward: one layer at a time
-            return self.part_tokens(rows) * self.hidden
-        parts = rows // MINIBATCHES if phase == "update" else rows
-        return self.part_tokens(parts) * self.layers * self.hidden
+            return self.part_rows(rows) * self.row_tokens * self.hidden
+        parts = self.part_rows(rows // MINIBATCHES if phase == "update" else rows)
+        return parts * self.layers * (self.row_tokens * TOKEN * self.hidden + self._probabilities)
+
+    @property
+    def _probabilities(self) -> int:
+        """Of a row and layer: attention of short rows keeps its own for the backward."""
+        if self.stage == "reward":
+            blocks = [(self.prompt, self.prompt, 1), (self.response, self.prompt + self.response, self.k)]
+        else:
+            blocks = [(self.row_tokens, self.row_tokens, 1)]
+        return sum(n * (self.hidden // HEAD) * own * seen for own, seen, n in blocks if own * seen <= SMALL)
 
     # -- data ---------------------------------------------------------------------------------------------
 
