@@ -14,8 +14,8 @@ HEAD = 32
 MINIBATCHES = 2
 UNLIMITED = 1 << 20
 TOKEN = 11
-"""Numbers that a layer holds of a token, in widths: residual, its norm, query, key and value, attention's output, gate, up
-and their product."""
+"""Numbers that a layer holds of a token, in widths: residual, its norm, query, key and value, attention's output, gate,
+up and their product."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Work:
         return self._forward(self.batch, length, length / 2) + logits
 
     def held_bytes(self, phase: str) -> float:
-        """Bytes that grow with the work, up to a constant factor: activations; in a rollout cache and merged weights."""
+        """Bytes that grow with the work, up to a constant factor: activations; in a rollout cache and weights."""
         rows = self.batch // self.processes
         if phase == "rollout":  # keys and values have half of the heads each; prompts are read a layer at a time
             together = min(rows, self.decode_batch)
