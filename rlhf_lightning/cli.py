@@ -27,7 +27,7 @@ from rlhf_lightning.commands import COMMANDS, overview, run_command
 from rlhf_lightning.config_checks import check_files, check_settings, check_trainer
 from rlhf_lightning.config_errors import explain, one_line
 from rlhf_lightning.datamodule import StageDataModule
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, in_chain
 from rlhf_lightning.fitting.identity import FLAG
 from rlhf_lightning.fitting.stage_checkpoint import StageCheckpoint
 from rlhf_lightning.fitting.stopping import RunStopped
@@ -105,7 +105,7 @@ class StageCLI(LightningCLI):
             raise UserError("--overwrite starts again and --ckpt_path goes on; give one of them.")
         if not has_run(root) or config.trainer.fast_dev_run or config.overwrite:
             return
-        finished = (root / "final" / STAGE_FILE).is_file()
+        finished = is_finished(root)
         if finished and config.ckpt_path is not None:
             raise FinishedRun(f"The run in {root} is already finished: its artefact is {root / 'final'}.")
         if config.ckpt_path is None:
@@ -147,9 +147,14 @@ class StageCLI(LightningCLI):
         """Stock Lightning lets hyper-parameters in a checkpoint override what the user typed; here nothing does."""
 
 
+def is_finished(root: Path) -> bool:
+    """Whether a directory holds a run that has written its artefact."""
+    return (root / "final" / STAGE_FILE).is_file()
+
+
 def has_run(root: Path) -> bool:
     """Whether a run has left weights in a directory."""
-    return (root / "final" / STAGE_FILE).is_file() or any((root / "lightning").glob("*.ckpt"))
+    return is_finished(root) or any((root / "lightning").glob("*.ckpt"))
 
 
 def checkpoint_callback(root: Path) -> StageCheckpoint:
@@ -235,12 +240,11 @@ def users_error(error: BaseException | None) -> UserError | None:
 
     Processes that are forked or spawned (`trainer.strategy: ddp_fork`) hand on no more than their traceback's text.
     """
-    while error is not None and not isinstance(error, UserError):
-        if isinstance(error, ProcessRaisedException):
-            said = re.split(rf"^(?:{'|'.join(map(re.escape, error_names(UserError)))}): ", str(error), flags=re.M)
-            return UserError(said[-1].strip()) if len(said) > 1 else None
-        error = error.__cause__ or error.__context__
-    return error
+    found = in_chain(error, UserError, ProcessRaisedException)
+    if found is None or isinstance(found, UserError):
+        return found
+    said = re.split(rf"^(?:{'|'.join(map(re.escape, error_names(UserError)))}): ", str(found), flags=re.M)
+    return UserError(said[-1].strip()) if len(said) > 1 else None
 
 
 def error_names(kind: type[UserError]) -> list[str]:

@@ -168,13 +168,12 @@ class StageDataModule(L.LightningDataModule):
         """Which of the training items is an epoch's `number`-th, before shuffling."""
         return number
 
-    def own_batch_size(self) -> int:
-        """Rows of a training batch that this process computes.
+    def _own_batch_size(self, processes: int) -> int:
+        """Rows of a training batch that one of so many processes computes.
 
         Raises:
             UserError: The processes cannot share a batch evenly.
         """
-        processes = self.trainer.world_size if self.trainer is not None else 1
         if self.batch_size % processes:
             raise UserError(
                 f"data.init_args.batch_size is {self.batch_size}, of all processes together, and {processes} of them "
@@ -185,7 +184,7 @@ class StageDataModule(L.LightningDataModule):
     def train_dataloader(self) -> Any:
         assert self.trainer is not None
         items, trainer = self.items["train"], self.trainer
-        own = self.own_batch_size()
+        own = self._own_batch_size(trainer.world_size)
         sampler = ResumableSampler(
             len(items), own, self.seed, trainer.global_rank, trainer.world_size, self.training_row
         )

@@ -34,6 +34,7 @@ from benchmarks.peer.starts import train as train_starts
 from benchmarks.peer.starts import with_checkout
 from benchmarks.peer.starts import write_rows as write_starts
 from rlhf_lightning.callbacks import markdown_table
+from rlhf_lightning.errors import in_chain
 from rlhf_lightning.memory import MemorySettings
 from rlhf_lightning.models.tiny import tokenizer
 from rlhf_lightning.ppo.module import PPOModule
@@ -107,18 +108,11 @@ def measure(shape: str, variant: str, args: argparse.Namespace) -> None:
         try:
             steps, peak = train(Path(directory), shape, variant, args)
         except Exception as error:
-            if not for_want_of_memory(error):
+            if not in_chain(error, torch.OutOfMemoryError, MemoryError):  # loading a model wraps what it raises
                 raise
             print(error, file=sys.stderr)
             sys.exit(OUT_OF_MEMORY)
     print(json.dumps({"parameters": made, "peak_mib": peak, "seconds": steps[-1]["seconds"], "steps": steps}))
-
-
-def for_want_of_memory(error: BaseException | None) -> bool:
-    """Whether memory is behind an error; loading a model wraps what it raises."""
-    while error is not None and not isinstance(error, torch.OutOfMemoryError | MemoryError):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def train(root: Path, shape: str, variant: str, args: argparse.Namespace) -> tuple[list[dict[str, Any]], float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -139,16 +140,20 @@ class RewardModule(StageModule):
 
     def predict_step(self, batch: RankingBatch, batch_idx: int) -> list[dict[str, Any]]:
         """Of every ranking its prompt, responses, their ranks as given, and their scores."""
-        decode, scores = self.template.decode, self._all_scores(batch).tolist()
-        rows: list[dict[str, Any]] = [
-            {"prompt": text, "responses": [], "ranks": [], "scores": []} for text, _ in self.single_rows(batch)
+        counts = batch.prompt.bincount(minlength=len(batch.prompt_ids)).tolist()
+        prompts = zip(batch.prompt_ids, batch.prompt_mask, strict=True)
+        answers = zip(batch.response_ids, batch.response_mask, strict=True)
+        responses = iter([self.template.decode(ids[own].tolist()) for ids, own in answers])
+        ranks, scores = batch.ranks.split(counts), self._all_scores(batch).split(counts)
+        return [
+            {
+                "prompt": self.template.tokenizer.decode(ids[own]),
+                "responses": list(islice(responses, count)),
+                "ranks": rank.tolist(),
+                "scores": score.tolist(),
+            }
+            for (ids, own), count, rank, score in zip(prompts, counts, ranks, scores, strict=True)
         ]
-        ids = zip(batch.response_ids, batch.response_mask, strict=True)
-        responses = [decode(tokens[mask].tolist()) for tokens, mask in ids]
-        for i, *own in zip(batch.prompt.tolist(), responses, batch.ranks.tolist(), scores, strict=True):
-            for name, value in zip(("responses", "ranks", "scores"), own, strict=True):
-                rows[i][name].append(value)
-        return rows
 
     def before_artefact(self) -> None:
         """Set the bias so that demonstrations score 0 on average: a shift, no scale (§3.5)."""

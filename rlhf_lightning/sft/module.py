@@ -132,7 +132,8 @@ class SFTModule(Selecting):
         """Of every row its text, the negative log-likelihood of its response tokens (nats), and their number."""
         counts = batch.loss_mask[:, 1:].sum(1).tolist()
         losses = self._all_token_losses(batch).double().split(counts)
-        texts = [text for text, _ in self.single_rows(batch)]
+        valid = zip(batch.input_ids, batch.segments > 0, strict=True)
+        texts = [self.template.tokenizer.decode(ids[own]) for ids, own in valid]
         return [{"text": t, "nll": float(x.sum()), "tokens": n} for t, x, n in zip(texts, losses, counts, strict=True)]
 
     def _log_nll(self, split: str) -> float:
