@@ -121,6 +121,7 @@ class WritePredictions(Callback):
     def on_predict_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
         # Processes take rows in turn (`StageDataModule`), and may have one less than the first.
         rows = [row for turn in zip_longest(*all_processes(self._rows)) for row in turn if row is not None]
+        del rows[len(getattr(trainer.predict_dataloaders, "dataset", rows)) :]  # repeated, so that each process has one
         if trainer.is_global_zero and rows and not trainer.fast_dev_run:
             file = Path(trainer.default_root_dir) / "predictions.jsonl"
             write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.data.card.card import DataCard
@@ -216,12 +216,13 @@ class StageDataModule(L.LightningDataModule):
         )
 
     def _eval_sampler(self, size: int) -> Sampler[int] | None:
-        """Every row once, over all processes; Lightning's default would repeat some to fill the last batch."""
+        """Every row once, over all processes; repeated only where there are fewer rows than processes."""
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        if world_size == 1 or size < world_size:
+        if world_size == 1:
             return None
-        return UnrepeatedDistributedSampler(range(size), num_replicas=world_size, rank=rank, shuffle=False)
+        kind: Any = UnrepeatedDistributedSampler if size >= world_size else DistributedSampler
+        return kind(range(size), num_replicas=world_size, rank=rank, shuffle=False)  # type: ignore[no-any-return]
 
     def eval_items(self, split: str) -> Any:
         """The data set of a validation, test or prediction."""

@@ -119,17 +119,18 @@ def test_an_error_of_a_forked_process_is_one_line_too(bench: Bench, tmp_path: Pa
     assert "broken.jsonl, line 2: `prompt` is a number" in errors[0]
 
 
-def test_predictions_of_two_processes_are_in_the_order_of_the_data(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [9, 1])
+def test_predictions_of_two_processes_are_in_the_order_of_the_data(bench: Bench, tmp_path: Path, count: int) -> None:
     rows = Path("configs/tiny/data/rankings.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "nine.jsonl").write_text("".join(rows[:9]))
-    val = ("--data.init_args.val", str(tmp_path / "nine.jsonl"), "--data.init_args.val_batch_size", "2")
+    (tmp_path / "rows.jsonl").write_text("".join(rows[:count]))
+    val = ("--data.init_args.val", str(tmp_path / "rows.jsonl"), "--data.init_args.val_batch_size", "2")
     found = []
     for more in ((), TWO):
         command = bench.command(Scenario("reward", "reward", (*val, *more)), "reward")
         assert bench.server.run(["predict", *command[1:]])["status"] == 0
         found.append([json.loads(line) for line in (bench.root / "reward" / "predictions.jsonl").open()])
     one, two = found
-    assert len(one) == 9
+    assert len(one) == count
     assert [r["responses"] for r in one] == [r["responses"] for r in two]
     for a, b in zip(one, two, strict=True):
         assert a["scores"] == pytest.approx(b["scores"], abs=1e-5)
