@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -198,11 +198,11 @@ def shown(value: object) -> str:
 
 
 @contextmanager
-def failing_together(any_process: Callable[[bool], bool]) -> Iterator[None]:
+def failing_together(strategy: Any) -> Iterator[None]:
     """Where a reward or a score failed on one process, end them all: the others would wait for it for ever.
 
     Args:
-        any_process: Whether any process says True.
+        strategy: Lightning's, of the run.
 
     Raises:
         RewardError: One failed.
@@ -212,5 +212,5 @@ def failing_together(any_process: Callable[[bool], bool]) -> Iterator[None]:
         yield
     except UserError as error:
         failure = error
-    if any_process(failure is not None):
+    if strategy.reduce_boolean_decision(failure is not None, all=False):
         raise failure or RewardError("A reward or a score failed on another process, which says for which prompt.")

@@ -217,7 +217,7 @@ class PPOModule(PolicySteps):
         with self.trainer.precision_plugin.forward_context():
             rollout = self.sample(batch, "rollout", iteration, progress)
             rolled = time.perf_counter()
-            with failing_together(partial(self.trainer.strategy.reduce_boolean_decision, all=False)):
+            with failing_together(self.trainer.strategy):
                 scored = self.score(batch, rollout, training=True, progress=progress)
                 require_finite(rollout, scored, batch.texts)
         mask = rollout.response_mask

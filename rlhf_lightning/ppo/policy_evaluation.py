@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -86,7 +85,7 @@ class PolicyEvaluation(StageModule):
         Raises:
             UserError: A reward failed, on any of the processes.
         """
-        with failing_together(partial(self.trainer.strategy.reduce_boolean_decision, all=False)):
+        with failing_together(self.trainer.strategy):
             if self._failure is not None:
                 raise self._failure
         sums = torch.tensor(list(self._totals.values()), dtype=torch.float64, device=self.device)

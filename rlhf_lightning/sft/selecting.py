@@ -118,10 +118,10 @@ class Selecting(StageModule):
 
     def _score(self, rm_score: RMScore) -> Tensor:
         """Score, tokens and end (0 or 1) of the response to each prompt, [N, 3]; a process samples its share."""
-        strategy, count = self.trainer.strategy, len(rm_score.prompts)
+        count = len(rm_score.prompts)
         rows = range(self.global_rank, count, self.trainer.world_size)
         with (
-            failing_together(lambda failed: strategy.reduce_boolean_decision(failed, all=False)),
+            failing_together(self.trainer.strategy),
             self.trainer.precision_plugin.forward_context(),
             self._progress(len(rows) * rm_score.max_response_tokens) as progress,
         ):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -229,11 +230,14 @@ def test_from_python_a_term_or_functions_will_do() -> None:
 
 
 def test_a_failure_elsewhere_ends_this_process_too() -> None:
-    with pytest.raises(RewardError, match="another process"), failing_together(lambda own: True):
+    def strategy(decide: Callable[[bool], bool]) -> Any:
+        return SimpleNamespace(reduce_boolean_decision=lambda own, all: decide(own))
+
+    with pytest.raises(RewardError, match="another process"), failing_together(strategy(lambda own: True)):
         pass
-    with pytest.raises(RewardError, match="mine"), failing_together(lambda own: own):
+    with pytest.raises(RewardError, match="mine"), failing_together(strategy(lambda own: own)):
         raise RewardError("mine")
-    with failing_together(lambda own: own):
+    with failing_together(strategy(lambda own: own)):
         pass
 
 
