@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -85,7 +86,7 @@ class StageModule(MasterWeights):
         self.guard = NonFiniteGuard(settings.optimizer.max_skipped_steps)
         self.run_state.register("guard", self.guard.state_dict, self.guard.load_state_dict)
         self._metrics: dict[str, float] = {}
-        self.run_state.register("metrics", self._last_metrics, self._metrics.update)
+        self.run_state.register("metrics", self._last_metrics, partial(setattr, self, "_metrics"))
         self._identity: dict[str, Any] | None = None
         self._built = False
         self._micro_batches: list[tuple[Any, Tensor]] = []
@@ -94,8 +95,7 @@ class StageModule(MasterWeights):
         self.source, self.source_key = source, source_key
         self.lora = continuing(settings.lora, source.adapter, source_key)
         self.optimizer_settings, self.schedule_settings = settings.optimizer, settings.schedule
-        self.trust_remote_code = settings.trust_remote_code
-        self.memory = settings.memory
+        self.trust_remote_code, self.memory = settings.trust_remote_code, settings.memory
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if settings.seed is None else settings.seed
         tokenizer = load_tokenizer(source.tokenizer, settings.pad_token, source_key, self.trust_remote_code)
         self.limits = load_limits(source.model, source_key, self.trust_remote_code)
@@ -139,6 +139,8 @@ class StageModule(MasterWeights):
         self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         if stage == "fit":
             self.fit_loop_class.attach(self.trainer)
+            self.run_state.begin()  # an earlier `fit` of this module was another run
+            self._identity, self._micro_batches, self._step_sums = None, [], {}
 
     @property
     def _fit_loop(self) -> StageFitLoop:
@@ -148,14 +150,13 @@ class StageModule(MasterWeights):
     def identity(self) -> dict[str, Any]:
         """What a run must have in common with the one whose checkpoint it resumes."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        schedule = self.schedule_settings
         return {
             "stage": self.stage,
             "model.init_args": self.arguments | {"seed": self.seed},
             "model.init_args files": self.source_fingerprints(),
             "data.init_args": getattr(data, "arguments", {}),
             "data rows": {name: rows["fingerprint"] for name, rows in data.provenance().items()} if data else {},
-            "trainer": trainer_settings(self.trainer, with_length=schedule.needs_length),
+            "trainer": trainer_settings(self.trainer, with_length=self.schedule_settings.needs_length),
         }
 
     def source_fingerprints(self) -> dict[str, str]:
@@ -246,8 +247,7 @@ class StageModule(MasterWeights):
         self._fit_loop.in_optimizer_step = True
 
     def _finite_loss(self) -> bool:
-        own = all(bool(torch.isfinite(share)) for _, share in self._micro_batches)
-        return self.trainer.strategy.reduce_boolean_decision(own)
+        return self.trainer.strategy.reduce_boolean_decision(all(bool(s.isfinite()) for _, s in self._micro_batches))
 
     def _explain_failure(self) -> str:
         rows = (row for batch, _ in self._micro_batches for row in self.single_rows(batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ class RunState:
 
     def __init__(self) -> None:
         self._parts: dict[str, _Part] = {}
+        self._first: State | None = None
 
     def register(
         self, name: str, save: Callable[[], State], load: Callable[[State], None], per_rank: bool = False
@@ -50,6 +52,14 @@ class RunState:
         if name in self._parts:
             raise ValueError(f"{name!r} is registered already")
         self._parts[name] = _Part(save, load, per_rank)
+
+    def begin(self) -> None:
+        """Put all parts where they stood at the first call: a run begins, and a checkpoint has not been read yet."""
+        if self._first is None:
+            self._first = {name: deepcopy(part.save()) for name, part in self._parts.items()}
+            return
+        for name, state in self._first.items():
+            self._parts[name].load(deepcopy(state))
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class PolicySteps(PolicyEvaluation):
         if ema is not None:
             self.run_state.register("ema", ema.state_dict, ema.load_state_dict)
         if kl.settings.budget is not None:
-            self.run_state.register("kl_budget", lambda: self._within_budget, self._within_budget.update)
+            self.run_state.register("kl_budget", lambda: self._within_budget, partial(setattr, self, "_within_budget"))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -63,6 +63,15 @@ def test_another_number_of_processes_is_refused() -> None:
         state.restore(saved)
 
 
+def test_another_run_begins_as_the_first_did() -> None:
+    state, (counter,) = registered("one")
+    counter.value = {"list": [1]}
+    state.begin()
+    counter.value["list"].append(2)
+    state.begin()
+    assert counter.value == {"list": [1]}
+
+
 def test_gradients_that_wait_for_their_step_do_not_count() -> None:
     assert [whole_steps(n, 10, 4) for n in range(11)] == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 10]
     assert whole_steps(0, 0, 4) == 0

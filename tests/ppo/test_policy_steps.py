@@ -242,3 +242,26 @@ def test_a_penalty_in_the_loss_holds_the_policy_back(tiny: TinyRuns, tmp_path: P
         start = ppo.sampled[0]
         found.append(sum(float((p - start[n]).norm() ** 2) for n, p in ppo.copies().items()))
     assert found[1] < 0.9 * found[0]
+
+
+def test_a_second_fit_is_another_run(tiny: TinyRuns, tmp_path: Path) -> None:
+    """It goes on from the weights, and from nothing else: a budget that ended the first run is whole again."""
+    kl = KLSettings(budget=1e-9, target=1.0, horizon=10)
+    ppo: Any = module(tiny, Recording, kl=kl, ema=EMASettings())
+    trainer(tmp_path, max_epochs=2).fit(ppo, datamodule=data())
+    steps, coefficient = len(ppo.policies), ppo.kl_coef
+    assert ppo.kl.exceeded
+    assert ppo.kl._next_coef != coefficient
+    ppo.kl.settings = KLSettings(target=1.0, horizon=10)
+    before = ppo.copies()
+    fit = trainer(tmp_path, max_epochs=1)
+    fit.fit(ppo, datamodule=data())
+    assert not ppo.kl.exceeded
+    assert ppo.kl.coef == coefficient
+    assert len(ppo.policies) == steps + 2
+    decay, start = ppo.ema.settings.decay, before
+    for name, average in ppo.ema.state_dict()["average"].items():
+        by_hand = start[name].float()
+        for weights in ppo.policies[-2:]:
+            by_hand = by_hand * decay + weights[name].float() * (1 - decay)
+        assert torch.allclose(average, by_hand, atol=1e-6), name
