@@ -28,6 +28,7 @@ class StageEpochLoop(_TrainingEpochLoop):
         self.ended = self.validated = 0
         """Batches of the epoch after which validation and logging, or validation alone, are done."""
         self.resumed: Position | None = None
+        """Where the run is to go on, until it does."""
 
     @property
     def _progress(self) -> Any:
@@ -49,10 +50,12 @@ class StageEpochLoop(_TrainingEpochLoop):
     def reset(self) -> None:
         super().reset()
         self.entered = True
-        position, self.resumed = self.resumed, None
         self.ended = self.validated = 0
-        if position is None or position.batches == 0:
-            return
+        if self.resumed is not None and self.resumed.batches > 0:
+            self._seek(self.resumed)
+        self.resumed = None
+
+    def _seek(self, position: Position) -> None:
         fit_loop: Any = self.trainer.fit_loop
         if position.num_batches != fit_loop.max_batches:
             raise UserError(
@@ -146,6 +149,8 @@ class StageFitLoop(_FitLoop):
     @property
     def position(self) -> Position:
         loop, trainer = self.stage_epoch_loop, self.trainer
+        if loop.resumed is not None:  # what fails before the first batch is no step back
+            return loop.resumed
         progress: Any = loop.batch_progress
         epochs: Any = self.epoch_progress.current
         in_epoch = loop.entered and epochs.processed == epochs.completed  # else before its first batch, or at its end

@@ -40,8 +40,15 @@ class StopOnRequest(Callback):
         self.signum: int | None = None
         self._before: dict[int, Any] = {}
 
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers there alone
+        self._listen()
+
+    def _listen(self) -> None:
+        # Python allows handlers in the main thread alone.
+        if not self._before and threading.current_thread() is threading.main_thread():
             self._before = {s: signal.signal(s, self._on_signal) for s in SIGNALS}
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
@@ -91,6 +98,7 @@ class StopOnRequest(Callback):
             or trainer.world_size > 1
             or trainer.state.fn != "fit"
             or not isinstance(loop, StageFitLoop)
+            or loop.stage_epoch_loop.resumed is not None  # nothing was done since the checkpoint that was read
         ):
             return
         if not loop.in_optimizer_step and trainer.global_step > 0:

@@ -190,7 +190,7 @@ class PPOFitLoop(StageFitLoop):
 
     def rollout_state(self) -> dict[str, Any]:
         """This process's rollout, while its update is under way."""
-        if self.experience is None or self.position.batches in (0, len(self.plan)):
+        if self.experience is None or self.position.batches in (0, self.position.num_batches):
             return {}
         return self.experience.state()
 

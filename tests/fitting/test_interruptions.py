@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.fitting.stage_checkpoint import StageCheckpoint
 from rlhf_lightning.fitting.stopping import RunStopped
 from rlhf_lightning.models.lora import LoraSettings
@@ -69,9 +70,8 @@ def fit(
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
         callbacks=[checkpoint, *callbacks],
-        **settings,
+        **{"num_sanity_val_steps": 0, **settings},
     )
     trainer.fit(module, datamodule=data, ckpt_path="last" if resume else None)
     return module
@@ -103,6 +103,49 @@ def test_sft_goes_on_from_an_error_anywhere(tmp_path: Path, hook: str, count: in
         fit(tmp_path, sft(), demonstrations(), At(hook, count, crash), **settings)
     assert (tmp_path / "last.ckpt").is_file()
     resumed = fit(tmp_path, sft(), demonstrations(), resume=True, **settings)
+    assert resumed.trainer.global_step == whole.trainer.global_step
+    assert_equal(whole, resumed)
+
+
+@pytest.mark.parametrize("hook", ["on_train_start", "on_sanity_check_start", "on_train_epoch_start"])
+def test_an_error_before_a_resumed_run_goes_on_costs_nothing(tmp_path: Path, hook: str) -> None:
+    settings: dict[str, Any] = {"max_epochs": 2, "accumulate_grad_batches": 4}
+    whole = fit(tmp_path / "whole", sft(), demonstrations(), **settings)
+    with pytest.raises(CrashError):
+        fit(tmp_path, sft(), demonstrations(), At("on_before_optimizer_step", 3, crash), **settings)
+    with pytest.raises(CrashError):
+        fit(tmp_path, sft(), demonstrations(), At(hook, 1, crash), resume=True, num_sanity_val_steps=1, **settings)
+    resumed = fit(tmp_path, sft(), demonstrations(), resume=True, **settings)
+    assert resumed.trainer.global_step == whole.trainer.global_step
+    assert_equal(whole, resumed)
+
+
+def test_a_signal_in_the_sanity_check_of_a_resumed_run_costs_nothing(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"max_epochs": 2}
+    whole = fit(tmp_path / "whole", sft(), demonstrations(), **settings)
+    with pytest.raises(CrashError):
+        fit(tmp_path, sft(), demonstrations(), At("on_before_optimizer_step", 3, crash), **settings)
+    stop = At("on_validation_start", 1, signal_self(signal.SIGTERM))
+    with pytest.raises(RunStopped, match=r"The checkpoint is .*last\.ckpt"):
+        fit(tmp_path, sft(), demonstrations(), stop, resume=True, num_sanity_val_steps=1, **settings)
+    resumed = fit(tmp_path, sft(), demonstrations(), resume=True, **settings)
+    assert resumed.trainer.global_step == whole.trainer.global_step
+    assert_equal(whole, resumed)
+
+
+def test_an_error_before_a_resumed_iteration_goes_on_keeps_its_rollout(tiny: TinyRuns, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"max_epochs": 2}
+    make = lambda: ppo_module(tiny, num_minibatches=4)  # noqa: E731
+    whole = fit(tmp_path / "whole", make(), prompts(), **settings)
+    with pytest.raises(CrashError):
+        fit(tmp_path, make(), prompts(), At("on_before_optimizer_step", 7, crash), **settings)
+    with pytest.raises(CrashError):
+        fit(tmp_path, make(), prompts(), At("on_train_epoch_start", 1, crash), resume=True, **settings)
+    with pytest.raises(UserError, match="the checkpoint's iteration has 8 prompts, and"):
+        other: Any = make()
+        other.resume_with_changes = True
+        fit(tmp_path, other, prompts(4), resume=True, **settings)
+    resumed = fit(tmp_path, make(), prompts(), resume=True, **settings)
     assert resumed.trainer.global_step == whole.trainer.global_step
     assert_equal(whole, resumed)
 
@@ -182,8 +225,6 @@ def test_no_checkpoint_is_written_of_half_a_step(tmp_path: Path, monkeypatch: py
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlhf_lightning.errors import UserError
-
     settings: dict[str, Any] = {"max_epochs": 2}
     with pytest.raises(CrashError):
         fit(tmp_path, sft(), demonstrations(), At("on_train_batch_start", 3, crash), **settings)
