@@ -22,6 +22,7 @@ from rlhf_lightning.models.quantized import QuantizedLinear
 from rlhf_lightning.models.ragged import Ragged
 from rlhf_lightning.models.ragged_attention import NAME
 from rlhf_lightning.models.ragged_support import ragged_forward, reads_ragged
+from rlhf_lightning.models.replaced_weights import replaced_weights
 from rlhf_lightning.models.rms_norm import use_single_node_norms
 
 
@@ -129,19 +130,11 @@ class Backbone(nn.Module):
             with self.using(name):
                 yield
             return
-        originals = {}
-        try:
-            if name is not None:
-                for layer_name, layer in self._layers.items():
-                    if name in layer.lora_A:
-                        base = layer.get_base_layer()
-                        originals[layer_name] = base.weight.data
-                        base.weight.data = base.weight.data + layer.get_delta_weight(name).to(base.weight.dtype)
-            with self.using(None):
-                yield
-        finally:
-            for layer_name, weight in originals.items():
-                self._layers[layer_name].get_base_layer().weight.data = weight
+        with torch.no_grad():
+            own = [(layer.get_base_layer(), layer) for layer in self._layers.values() if name in layer.lora_A]
+            weights = [(b, b.weight + layer.get_delta_weight(name).to(b.weight.dtype)) for b, layer in own]
+        with replaced_weights(weights), self.using(None):
+            yield
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None = None) -> Tensor:
         """Final hidden states [B, T, H] of the active adapter; padding may be on either side.

@@ -10,8 +10,7 @@ The weights are copies with the adapter merged in, as many as merging needs anyw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +20,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from rlhf_lightning.models.replaced_weights import replaced_weights
 
 MODELS = ("llama", "mistral", "qwen2")
 """Values of `model_type` whose layers are those below; a step is compared with the model's own all the same."""
@@ -66,17 +67,9 @@ class LeanDecoder:
         self.layers = [self._copied(layer, adapter) for layer in lm.base_model.layers]
         self.buffers: list[Tensor] = []
 
-    @contextmanager
-    def in_model(self) -> Iterator[None]:
+    def in_model(self) -> AbstractContextManager[None]:
         """Run a block in which the model itself has the merged weights; its adapters must be off."""
-        before = [layer.weight.data for layer, _ in self._places]
-        for layer, merged in self._places:
-            layer.weight.data = merged
-        try:
-            yield
-        finally:
-            for (layer, _), weight in zip(self._places, before, strict=True):
-                layer.weight.data = weight
+        return replaced_weights(self._places)
 
     def _copied(self, layer: Any, adapter: str | None) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp

@@ -212,3 +212,26 @@ COPIES = table(
         ONE_FORWARD,
     ),
 )
+
+REPLACED_WEIGHTS = table(
+    "models/replaced_weights.py",
+    "tests/models/test_backbone.py",
+    (
+        "other weights stay",
+        """["weight"] = parameter""",
+        """["weight"] = layer.weight""",
+        "test_merging_gives_the_adapters_outputs_and_puts_the_base_back_bit_for_bit",
+    ),
+    (
+        "the layers' own weights",
+        "nn.Parameter(weight, requires_grad=False)",
+        "layer.weight",
+        "test_merging_gives_the_adapters_outputs_and_puts_the_base_back_bit_for_bit",
+    ),
+    (
+        "trained parameters are written to",
+        """layer._parameters["weight"] = nn.Parameter(weight, requires_grad=False)""",
+        "layer.weight.data = weight",
+        "tests/rollouts/test_lean_decoder.py::test_a_rollout_leaves_the_gradient_accumulators_of_trained_weights",
+    ),
+)

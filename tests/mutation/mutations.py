@@ -55,6 +55,7 @@ MUTATIONS = [
     *ragged_attention.RAGGED_ATTENTION,
     *adapters.LORA,
     *adapters.COPIES,
+    *adapters.REPLACED_WEIGHTS,
     *gradients.CHECKPOINTING,
     *gradients.EARLY_BACKWARD,
     *gradients.RMS_NORM,

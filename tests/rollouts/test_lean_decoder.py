@@ -156,6 +156,29 @@ def test_each_rollout_has_the_weights_of_its_time() -> None:
     assert second == greedy(model, NativeEngine())
 
 
+def test_a_rollout_leaves_the_gradient_accumulators_of_trained_weights() -> None:
+    """DistributedDataParallel's hooks are on them; the decoder's copies are 16-bit under autocast."""
+    trained = Backbone(backbone("llama").lm, freeze=False)
+    parameters, ids = {n: p for n, p in trained.named_parameters() if ".lora_" not in n}, torch.tensor([[7, 8]])
+
+    def accumulators() -> list[Any]:
+        return [p.view_as(p).grad_fn.next_functions[0][0] for p in parameters.values()]
+
+    before = accumulators()
+    fired: list[Any] = []
+    for node in before:
+        node.register_hook(lambda *_: fired.append(1))
+    request = Request(ids, ids != 0, Draws((7, "rollout", 0, 0), [0]), 1, 0)
+    engine = NativeEngine()
+    with torch.autocast("cpu", torch.bfloat16):
+        engine.generate(trained, None, request, SamplingSettings(3, temperature=0))
+    assert engine._lean[trained]
+    assert all(p is trained.get_parameter(n) and p.dtype is torch.float32 for n, p in parameters.items())
+    assert all(a is b for a, b in zip(accumulators(), before, strict=True))
+    trained.lm(input_ids=ids).logits.sum().backward()
+    assert len(fired) == len(before) > 10
+
+
 @pytest.mark.parametrize("fixed_shapes", [True, False])
 def test_the_gpu_decoder_samples_the_same_while_rows_leave_and_columns_grow(
     monkeypatch: pytest.MonkeyPatch, fixed_shapes: bool
