@@ -111,8 +111,10 @@ def _packaged_gguf(key: str) -> Path:
 
 def _convert_gguf(file: Path, pad_token: str | None = None) -> Path:
     """Dequantise a GGUF file to a safetensors model directory in the cache, once (about 15 s for 135M)."""
-    stat = file.stat()
-    tag = hashlib.sha256(f"{file.name}:{stat.st_size}".encode()).hexdigest()[:12]
+    with file.open("rb") as f:
+        digest = hashlib.file_digest(f, "sha256")  # of all of it: another header or tensor need not change the size
+    digest.update(repr(pad_token).encode())
+    tag = digest.hexdigest()[:12]
 
     def write(directory: Path) -> None:
         import torch
