@@ -7,6 +7,8 @@ TORCH ?= torch==2.13.0
 # Processes that share the test files; each computes with one thread.
 WORKERS ?= 2
 SEED ?= 1
+# Another seed for PPO and the comparison alone.
+PPO_SEED ?=
 ROOT ?= checkpoints/quickstart
 
 .PHONY: help install quickstart benchmark test test-slow coverage mutation lint format data clean
@@ -28,7 +30,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 install: $(VENV)/installed  ## build .venv with pinned versions
 
 quickstart: install  ## SFT, reward model, PPO and a comparison on a real 135M model (CPU: about 13 minutes)
-	$(BIN)/python -m rlhf_lightning.quickstart.run --seed $(SEED) --root $(ROOT)
+	$(BIN)/python -m rlhf_lightning.quickstart.run --seed $(SEED) --root $(ROOT) $(if $(PPO_SEED),--ppo-seed $(PPO_SEED))
 
 test: install  ## the default tests: no network, no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

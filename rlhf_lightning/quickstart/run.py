@@ -8,9 +8,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from rlhf_lightning.cli import quieten
+from rlhf_lightning.artefacts import read_info
+from rlhf_lightning.cli import is_finished, quieten, reported
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.memory import keep_few_products
 from rlhf_lightning.quickstart.compare import build_panel, compare
 from rlhf_lightning.quickstart.evaluation_files import write_page
@@ -44,8 +47,7 @@ def run_stage(stage: str, root: Path, seed: int) -> None:
     Raises:
         SystemExit: The stage failed; its own message is on the screen.
     """
-    done_file = root / stage / "final" / "stage.json"
-    if done_file.is_file():
+    if is_finished(root / stage):
         print(f"[{stage}] already finished: {root / stage / 'final'}", flush=True)
         return
     print(f"[{stage}] {' '.join(stage_command(stage, root, seed)[1:])}", flush=True)
@@ -54,30 +56,69 @@ def run_stage(stage: str, root: Path, seed: int) -> None:
         raise SystemExit(done.returncode)
 
 
-def main() -> None:
+def check_seeds(root: Path, seeds: Mapping[str, int]) -> None:
+    """A finished stage is skipped, so it has to be of the seed that is asked for.
+
+    Args:
+        root: Where the runs are.
+        seeds: Of each stage.
+
+    Raises:
+        UserError: A finished stage has another one.
+    """
+    for stage, seed in seeds.items():
+        if is_finished(root / stage):
+            found = read_info(root / stage / "final", "ROOT").seed
+            if found != seed:
+                raise UserError(
+                    f"ROOT: {str(root)!r} holds a finished {stage} stage of seed {found}, not {seed}. Give another "
+                    f"directory, such as `ROOT={root}_seed{seed}`, or seed {found}."
+                )
+
+
+def main() -> int:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="seed of every stage and of the comparison")
+    parser.add_argument("--ppo-seed", type=int, help="another seed for PPO and the comparison; by default --seed")
     parser.add_argument("--root", type=Path, default=Path("checkpoints/quickstart"), help="where the runs go")
     args = parser.parse_args()
+    return reported(lambda: quickstart(args.root, args.seed, args.seed if args.ppo_seed is None else args.ppo_seed))
+
+
+def quickstart(root: Path, seed: int, ppo_seed: int) -> int:
+    """Run what is not finished yet, and compare.
+
+    Args:
+        root: Where the runs go.
+        seed: Of SFT and the reward model.
+        ppo_seed: Of PPO and the comparison.
+
+    Raises:
+        UserError: A finished stage there has another seed.
+    """
+    seeds = dict.fromkeys(STAGES, seed) | {"ppo": ppo_seed}
+    check_seeds(root, seeds)
     quieten()
     keep_few_products()
-    args.root.mkdir(parents=True, exist_ok=True)
-    clock = Clock(args.root / "seconds.json")
+    root.mkdir(parents=True, exist_ok=True)
+    clock = Clock(root / "seconds.json")
     for stage in STAGES:
         with clock.timing(stage):
-            run_stage(stage, args.root, args.seed)
+            run_stage(stage, root, seeds[stage])
     clock.seconds.pop("comparison", None)  # made anew each time
     with clock.timing("comparison"):
-        panel = build_panel(args.root, "embedded:smollm2-135m-instruct")
-        seed, out = derive_seed(args.seed, "comparison"), args.root / "evaluation"
-        result = compare(panel, CONFIGS / "data", seed, MAX_TOKENS, out)
-    result["stage_seconds"] = clock.seconds
-    print(write_report(args.root, result, args.seed, sum(clock.seconds.values())))
-    print(f"Written: {args.root / 'report.md'}, {args.root / 'report.json'}. Curves: tensorboard --logdir {args.root}")
-    head = json.loads((args.root / "report.json").read_text())
-    command = ["make", "quickstart", f"SEED={args.seed}", f"ROOT={args.root}"]
-    print(f"Open in a browser: {write_page(out, args.root, head, command).resolve()}")
+        panel = build_panel(root, "embedded:smollm2-135m-instruct")
+        out = root / "evaluation"
+        result = compare(panel, CONFIGS / "data", derive_seed(ppo_seed, "comparison"), MAX_TOKENS, out)
+    result |= {"stage_seconds": clock.seconds, "stage_seeds": seeds}
+    print(write_report(root, result, ppo_seed, sum(clock.seconds.values())))
+    print(f"Written: {root / 'report.md'}, {root / 'report.json'}. Curves: tensorboard --logdir {root}")
+    head = json.loads((root / "report.json").read_text())
+    command = ["make", "quickstart", f"SEED={seed}", f"ROOT={root}"]
+    command += [f"PPO_SEED={ppo_seed}"] if ppo_seed != seed else []
+    print(f"Open in a browser: {write_page(out, root, head, command).resolve()}")
+    return 0
 
 
 class Clock:
@@ -102,4 +143,4 @@ class Clock:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,33 @@ def test_shipped_rankings_answer_the_shipped_prompts() -> None:
 def test_finished_stages_are_skipped(tiny: TinyRuns, capsys: pytest.CaptureFixture[str]) -> None:
     run.run_stage("sft", tiny.root, seed=1)
     assert "already finished" in capsys.readouterr().out
+
+
+def test_finished_stages_of_another_seed_are_refused(
+    tiny: TinyRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[tuple[str, int]] = []
+    monkeypatch.setattr(run, "run_stage", lambda stage, root, seed: started.append((stage, seed)))
+    monkeypatch.setattr(run, "build_panel", lambda *_: sys.exit("compares"))
+
+    def quickstart(root: Path, *args: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["run", "--root", str(root), *args])
+        return run.main()
+
+    assert quickstart(tiny.root, "--seed", "2") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: ROOT: '{tiny.root}' holds a finished sft stage of seed 1, not 2.")
+    assert quickstart(tiny.root, "--ppo-seed", "2") == 1
+    assert "a finished ppo stage of seed 1, not 2" in capsys.readouterr().err
+    assert not started
+    with pytest.raises(SystemExit, match="compares"):
+        quickstart(tiny.root, "--seed", "1")
+    for stage in ("sft", "reward"):
+        shutil.copytree(tiny.root / stage, tmp_path / stage)
+    started.clear()
+    with pytest.raises(SystemExit, match="compares"):
+        quickstart(tmp_path, "--ppo-seed", "2")
+    assert started == [("sft", 1), ("reward", 1), ("ppo", 2)]
 
 
 def test_intervals() -> None:
