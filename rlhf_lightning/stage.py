@@ -27,7 +27,7 @@ from rlhf_lightning.fitting.blame import blame
 from rlhf_lightning.fitting.checkpoint_files import AtomicCheckpointIO
 from rlhf_lightning.fitting.early_backward import EarlyBackward, loss_scale
 from rlhf_lightning.fitting.guard import NonFiniteGuard
-from rlhf_lightning.fitting.identity import arguments_of, require_same, trainer_settings
+from rlhf_lightning.fitting.identity import ChangedSettings, arguments_of, require_same, trainer_settings
 from rlhf_lightning.fitting.loops import StageFitLoop
 from rlhf_lightning.fitting.master_weights import MasterWeights
 from rlhf_lightning.fitting.run_state import RunState
@@ -265,7 +265,7 @@ class StageModule(MasterWeights):
     # -- artefact -----------------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [RunDirectory(), StopOnRequest(), WriteArtefact(), WritePredictions()]
+        return [RunDirectory(), StopOnRequest(), ChangedSettings(), WriteArtefact(), WritePredictions()]
 
     def before_artefact(self) -> None:
         """Last computation before the artefact is written, on every rank; the reward model sets its bias here."""

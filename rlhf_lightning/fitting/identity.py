@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
 from rlhf_lightning.errors import UserError
 
 FLAG = "resume_with_changes"
@@ -94,3 +97,16 @@ def require_same(then: Mapping[str, Any], now: Mapping[str, Any], allow_changes:
         f"--ckpt_path: the checkpoint is of another run (checkpoint -> now): {listed}. Restore these, or give "
         f"`--{FLAG} true` to go on all the same; the result is then no longer that of an uninterrupted run."
     )
+
+
+class ChangedSettings(Callback):
+    """Gives a run that goes on with changes the optimizer settings of its configuration, not of the checkpoint."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.ckpt_path is None or not pl_module.resume_with_changes:
+            return
+        optimizer, schedule = trainer.optimizers[0], pl_module.lr_schedulers()
+        schedule.base_lrs = [own["lr"] for own in pl_module.parameter_groups()]
+        for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+            group |= {name: optimizer.defaults[name] for name in ("betas", "eps", "weight_decay")}
+            group |= {"initial_lr": base, "lr": base * factor(schedule.last_epoch)}

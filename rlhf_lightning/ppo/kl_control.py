@@ -34,7 +34,7 @@ class KLControl:
         """
         settings.check_coefficient(kl_coef)
         self.settings = settings
-        self.coef = self._next_coef = kl_coef
+        self._first_coef = self.coef = self._next_coef = kl_coef
         """Of the current iteration, and of the next one."""
         self.iteration = -1
         self.stopped = False
@@ -150,6 +150,7 @@ class KLControl:
     def state_dict(self) -> dict[str, Any]:
         """Everything but an unfinished optimizer step."""
         return {
+            "first_coef": self._first_coef,
             "coef": self.coef,
             "next_coef": self._next_coef,
             "iteration": self.iteration,
@@ -159,8 +160,10 @@ class KLControl:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.coef, self._next_coef, self.iteration = state["coef"], state["next_coef"], state["iteration"]
+        """The inverse of `state_dict`; a coefficient that was changed begins anew."""
+        self.iteration = state["iteration"]
+        if state.get("first_coef", self._first_coef) == self._first_coef:
+            self.coef, self._next_coef = state["coef"], state["next_coef"]
         self.stopped, self.skipped, self.exceeded = state["stopped"], state["skipped"], state["exceeded"]
 
 

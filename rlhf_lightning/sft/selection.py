@@ -89,7 +89,8 @@ class Selection:
             step: Optimizer steps.
         """
         value = metrics[self.monitor]
-        if not math.isfinite(value) or (self._best and not self._better(value, self._best[self.monitor])):
+        best = self._best.get(self.monitor)  # there is none either where another metric decided until now
+        if not math.isfinite(value) or (best is not None and not self._better(value, best)):
             return
         self._best = dict(metrics) | {"epoch": float(epoch), "step": float(step)}
         if self.settings.keep == "best":

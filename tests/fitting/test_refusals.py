@@ -54,7 +54,21 @@ def test_a_change_can_be_allowed(tiny: TinyRuns, halfway: Path, capsys: pytest.C
     args = tiny.args("ppo", "allowed", "--ckpt_path", str(halfway), "--model.init_args.kl_coef", "0.5")
     assert main([*args, "--resume_with_changes", "true"]) == 0
     assert "kl_coef: 0.02 -> 0.5" in capsys.readouterr().out
-    assert (tiny.root / "allowed" / "final" / "stage.json").is_file()
+    info = json.loads((tiny.root / "allowed" / "final" / "stage.json").read_text())
+    assert info["metrics"]["kl_coef"] == 0.5
+
+
+def test_a_changed_optimizer_is_used(tiny: TinyRuns, halfway: Path) -> None:
+    """Checkpoints have learning rates of their own, for each group, and the schedule's."""
+    rates = ("--model.init_args.optimizer.lr", "0.5", "--model.init_args.value_lr", "0.25")
+    args = tiny.args("ppo", "faster", "--ckpt_path", str(halfway), *rates, "--resume_with_changes", "true")
+    more = ("--model.init_args.optimizer.beta1", "0.5", "--model.init_args.optimizer.weight_decay", "0.125")
+    assert main([*args, *more]) == 0
+    info = json.loads((tiny.root / "faster" / "final" / "stage.json").read_text())
+    assert (info["metrics"]["lr/policy"], info["metrics"]["lr/value"]) == (0.5, 0.25)
+    saved = torch.load(tiny.root / "faster" / "lightning" / "last.ckpt", weights_only=True)
+    for group, rate in zip(saved["optimizer_states"][0]["param_groups"], (0.5, 0.25), strict=True):
+        assert (group["initial_lr"], group["betas"], group["weight_decay"]) == (rate, (0.5, 0.95), 0.125)
 
 
 def test_other_data_are_refused_and_moved_data_are_not(tiny: TinyRuns, halfway: Path, tmp_path: Path) -> None:

@@ -56,6 +56,15 @@ def test_the_best_validation(by: Any, values: list[float], best: int) -> None:
     assert weight.tolist() == [len(values)] * 2, "training weights are put back"
 
 
+def test_another_metric_may_decide_from_now_on() -> None:
+    selection, _ = tracked(by="rm_score")
+    selection.load_state_dict(
+        {"best": {"val/loss": 0.5, "epoch": 1.0, "step": 1.0}, "weights": {"weight": torch.zeros(2)}}
+    )
+    selection.measured({"val/rm_score": -3.0, "val/loss": 0.7}, epoch=2, step=2)
+    assert selection.metrics()["best/step"] == 2
+
+
 def test_weights_come_back_after_an_error() -> None:
     selection, weight = tracked()
     measure(selection, weight, [2.0, 1.0])
