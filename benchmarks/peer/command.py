@@ -19,6 +19,8 @@ from rlhf_lightning.provenance import commit
 
 DATA = Path("configs/quickstart/data")
 MODEL = "embedded:smollm2-135m-instruct"
+RESULTS = "benchmarks/peer/results"
+"""Where `every` writes; the files of one stage do not make the code of the next another one."""
 
 
 def options(description: str, steps: int, repetitions: int = 3) -> argparse.ArgumentParser:
@@ -71,7 +73,7 @@ class Bench:
         self.maker = Maker(args.data, self.base, args.work / "work", args.seed)
         self.python = args.peer_python or peer_python(self.trl)
         self.parts: dict[str, Any] = {}
-        self.commit = commit()  # now: by the end somebody may have committed
+        self.commit = commit(RESULTS)  # now: by the end somebody may have committed
 
     def task(self, side: str, **facts: Any) -> Task:
         """A task with what every stage needs."""

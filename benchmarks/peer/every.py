@@ -6,11 +6,9 @@ python -m benchmarks.peer.every [--repetitions N] [--device cuda] ... (options t
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from benchmarks.peer import ppo, reward, sft
-
-RESULTS = Path("benchmarks/peer/results")
+from benchmarks.peer.command import RESULTS
 
 
 def main() -> None:
@@ -19,10 +17,10 @@ def main() -> None:
     if {"-h", "--help"} & set(given):
         print(__doc__)
         return
-    ppo.main([*given, "--out", str(RESULTS / "ppo.json")])
-    reward.main([*given, "--out", str(RESULTS / "reward.json")])
-    sft.main([*given, "--out", str(RESULTS / "sft.json")])
-    sft.main([*given, "--full", "--mode", "unpacked", "--out", str(RESULTS / "sft_full.json")])
+    ppo.main([*given, "--out", f"{RESULTS}/ppo.json"])
+    reward.main([*given, "--out", f"{RESULTS}/reward.json"])
+    sft.main([*given, "--out", f"{RESULTS}/sft.json"])
+    sft.main([*given, "--full", "--mode", "unpacked", "--out", f"{RESULTS}/sft_full.json"])
 
 
 if __name__ == "__main__":
