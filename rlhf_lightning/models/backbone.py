@@ -17,6 +17,7 @@ from rlhf_lightning.masked import position_ids
 from rlhf_lightning.models.checkpointing import checkpointed
 from rlhf_lightning.models.lean_layers import is_lean
 from rlhf_lightning.models.load_errors import brief
+from rlhf_lightning.models.lora import check_adapted
 from rlhf_lightning.models.lora_linear import active, take_rows, use_single_node
 from rlhf_lightning.models.quantized import QuantizedLinear
 from rlhf_lightning.models.ragged import Ragged
@@ -62,7 +63,7 @@ class Backbone(nn.Module):
         """Add a LoRA adapter that changes nothing yet (B = 0).
 
         Raises:
-            ValueError: `target_modules` matches no layer.
+            ValueError: `target_modules` matches no layer, or one that cannot have an adapter.
         """
         before = {n: p.requires_grad for n, p in self.named_parameters()}
         try:
@@ -73,8 +74,10 @@ class Backbone(nn.Module):
                     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
                     self._peft.append(get_peft_model(self.lm, config, adapter_name=name))
         except (ValueError, re.error) as error:
-            endings = sorted({n.rpartition(".")[2] for n, m in self.lm.named_modules() if isinstance(m, nn.Linear)})
+            linear = {n for n, m in self.lm.named_modules() if isinstance(m, nn.Linear) and m is not self.unembed}
+            endings = sorted({n.rpartition(".")[2] for n in linear})
             raise ValueError(f"{brief(error)}. The model's layers: {', '.join(endings[:12])}.") from error
+        check_adapted(self.lm)
         self._layers = {n: m for n, m in self.lm.named_modules() if isinstance(m, LoraLayer)}
         for layer in self._layers.values():
             use_single_node(layer)

@@ -16,7 +16,7 @@ from rlhf_lightning.artefacts import ADAPTER_FILE, HEAD_FILE, Source, load_adapt
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.loading import load_causal_lm
-from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.models.lora import LoraSettings, check_adapted
 from rlhf_lightning.models.scalar_head import ScalarHead
 
 ADAPTER = "policy"
@@ -75,7 +75,7 @@ def attach_adapter(
     """Add adapter `name` as a copy of `source`'s, or a fresh one where the source has none.
 
     Raises:
-        UserError: The artefact's tensors do not fit the model.
+        UserError: Layers that there are none of, or that cannot have adapters; or the artefact does not fit the model.
     """
     if source.adapter is None:
         try:
@@ -108,6 +108,7 @@ def merge_into(lm: Any, source: Source, key: str) -> Any:
     named = {k.replace(".weight", f".{ADAPTER}.weight"): v for k, v in tensors.items()}
     try:
         wrapped = get_peft_model(lm, replace(config, modules_to_save=None, task_type=None), adapter_name=ADAPTER)
+        check_adapted(lm)
         own = {n for n, _ in wrapped.named_parameters() if ".lora_" in n}
         if different := sorted(own ^ named.keys()):
             raise ValueError(f"{len(different)} tensors do not match, first: {different[0]}")

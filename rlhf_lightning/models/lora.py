@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from torch import nn
 
 from rlhf_lightning.bounds import check_number
 from rlhf_lightning.errors import UserError
@@ -28,7 +31,8 @@ class LoraSettings:
     dropout: float = 0.0
     """Dropout before the update in SFT and reward training; PPO is always without."""
     target_modules: str | list[str] = "all-linear"
-    """Layers to adapt: "all-linear", a regular expression, or a list of name endings."""
+    """Layers to adapt: "all-linear", a regular expression, or a list of name endings. Embeddings and the unembedding
+    cannot have adapters."""
     base_bits: Bits | None = None
     """Keep the frozen base's linear layers in 4 (nf4) or 8 bits (int8), a seventh or a quarter of float32; needs
     bitsandbytes. Null keeps them in the run's precision. Adapters fit the base either way."""
@@ -47,6 +51,24 @@ class LoraSettings:
             lora_alpha=self.alpha,  # type: ignore[arg-type]
             lora_dropout=self.dropout,
             target_modules=self.target_modules,
+        )
+
+
+def check_adapted(lm: Any) -> None:
+    """Check which layers of a causal LM have got adapters.
+
+    Adapters change hidden states alone: logits are made of those afterwards, of the tokens that need them, and an
+    adapter merged into an unembedding that is tied would change the embedding too.
+
+    Raises:
+        ValueError: An embedding has one, or the unembedding.
+    """
+    unembedding = lm.get_output_embeddings()
+    layers = [(n, m) for n, m in lm.named_modules() if isinstance(m, LoraLayer)]
+    if wrong := [n for n, m in layers if m is unembedding or isinstance(m.get_base_layer(), nn.Embedding)]:
+        raise ValueError(
+            "embeddings and the unembedding cannot have adapters; in the stage that makes the adapter, leave "
+            f"{', '.join(sorted(wrong))} out of model.init_args.lora.target_modules"
         )
 
 

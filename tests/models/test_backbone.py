@@ -92,3 +92,17 @@ def test_padding_on_either_side_changes_no_hidden_state(lm: object, left: bool) 
 def test_target_modules_that_match_nothing_are_named(lm: object) -> None:
     with pytest.raises(ValueError, match="not found .* The model's layers: .*q_proj"):
         Backbone(lm).add_adapter("a", LoraSettings(target_modules=["nothing"]).peft_config(), trainable=True)
+
+
+@pytest.mark.parametrize("modules", [["q_proj", "lm_head"], ["q_proj", "embed_tokens"], ".*(_proj|lm_head|tokens)"])
+def test_embeddings_and_the_unembedding_get_no_adapter(lm: object, modules: str | list[str]) -> None:
+    """Their adapters would be trained or sampled with in part of the places only, or nowhere."""
+    named = "lm_head, model.embed_tokens" if isinstance(modules, str) else modules[1]
+    message = f"embeddings and the unembedding .* leave .*{named} out of model.init_args.lora.target_modules"
+    with pytest.raises(ValueError, match=message):
+        Backbone(lm).add_adapter("a", LoraSettings(target_modules=modules).peft_config(), trainable=True)
+
+
+def test_the_unembedding_is_not_among_the_layers_to_choose_from(lm: object) -> None:
+    with pytest.raises(ValueError, match="The model's layers: (?!.*lm_head)"):
+        Backbone(lm).add_adapter("a", LoraSettings(target_modules=["nothing"]).peft_config(), trainable=True)
