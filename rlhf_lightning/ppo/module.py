@@ -241,9 +241,8 @@ class PPOModule(PolicySteps):
         data, mask = batch.experience, batch.experience.rollout.response_mask
         temperature = self.sampling.temperature or 1.0
         new_logprobs, _ = self.roles.logprobs("policy", data.rollout, temperature, False, hidden)
-        clip, tokens = self.clip_range, batch.num_tokens
-        loss = policy_loss(new_logprobs, data.logprobs, data.advantages, mask, clip, tokens)
-        return loss + self.kl.loss(new_logprobs, data, tokens), new_logprobs
+        loss = policy_loss(new_logprobs, data.logprobs, data.advantages, mask, self.clip_range, batch.num_tokens)
+        return loss + self.kl.loss(new_logprobs, data, batch.num_tokens), new_logprobs
 
     def value_loss(self, batch: MicroBatch, hidden: Tensor | None = None) -> Tensor:
         """Value loss, as a share of the optimizer step's; `hidden` as in `Roles.values`."""
@@ -283,8 +282,9 @@ class PPOModule(PolicySteps):
         return self.scaled(batch, gradients.loss())
 
     def on_train_epoch_end(self) -> None:
-        reduce = self.trainer.strategy.reduce
-        metrics = self.ppo_loop.finished_metrics() | self.update_metrics.finish(reduce) | self.ptx.finish(reduce)
+        reduce, device = self.trainer.strategy.reduce, self.device
+        updated = self.update_metrics.finish(reduce, device) | self.ptx.finish(reduce)
+        metrics = self.ppo_loop.finished_metrics() | updated
         rates = {f"lr/{g['name']}": g["lr"] for g in self.trainer.optimizers[0].param_groups}
         self.log_dict(metrics | rates | self.kl.metrics(), batch_size=1)
         shown = {k.split("/")[1]: metrics[k] for k in ("rollout/score_mean", "rollout/kl") if k in metrics}

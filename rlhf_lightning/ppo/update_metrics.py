@@ -62,15 +62,16 @@ class UpdateMetrics:
         self._tokens = self._tokens.to(mask.device) + mask.sum()
         self._ratio_max = torch.maximum(self._ratio_max.to(ratio.device), ratio.max().double())
 
-    def finish(self, reduce: Callable[..., Any]) -> dict[str, float]:
+    def finish(self, reduce: Callable[..., Any], device: torch.device) -> dict[str, float]:
         """The iteration's metrics over all processes; starts anew. Empty if no minibatch was computed.
 
         Args:
             reduce: The strategy's `reduce`.
+            device: Where it takes tensors; sums that nothing was added to are on the CPU.
         """
-        stacked = torch.stack([*self._sums.values(), self._tokens])
+        stacked = torch.stack([x.to(device) for x in (*self._sums.values(), self._tokens)])
         *sums, tokens = reduce(stacked, reduce_op="sum").tolist()
-        ratio_max = float(reduce(self._ratio_max, reduce_op="max"))
+        ratio_max = float(reduce(self._ratio_max.to(device), reduce_op="max"))
         self._clear()
         if not tokens:
             return {}

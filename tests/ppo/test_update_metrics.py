@@ -16,6 +16,7 @@ from rlhf_lightning.ppo.update_metrics import UpdateMetrics
 from tests.conftest import TinyRuns
 from tests.ppo.test_ppo_run import module, trainer
 
+CPU = torch.device("cpu")
 PRETRAINING = "configs/tiny/data/pretraining.jsonl"
 
 
@@ -37,13 +38,25 @@ def test_what_belongs_to_an_unfinished_step_is_not_saved() -> None:
     resumed.load_state_dict(metrics.state_dict())
     add(resumed, 3.0)
     resumed.commit()
-    found = resumed.finish(lambda x, reduce_op: x)
+    found = resumed.finish(lambda x, reduce_op: x, CPU)
     assert found["policy/loss"] == pytest.approx((1 + 2 + 3) * 4 / 6)
     assert found["policy/ratio_max"] == pytest.approx(torch.tensor(0.1).exp().item())
 
 
 def test_nothing_computed_is_not_zero() -> None:
-    assert UpdateMetrics(0.2).finish(lambda x, reduce_op: x) == {}
+    assert UpdateMetrics(0.2).finish(lambda x, reduce_op: x, CPU) == {}
+
+
+def test_sums_that_nothing_was_added_to_are_reduced_where_the_others_are() -> None:
+    """NCCL takes no tensors of the CPU, which a resumed or stopped iteration may have left."""
+    devices = []
+
+    def reduce(x: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        devices.append(x.device.type)
+        return torch.zeros(x.shape)
+
+    UpdateMetrics(0.2).finish(reduce, torch.device("meta"))
+    assert devices == ["meta", "meta"]
 
 
 class CutOff(L.Callback):
