@@ -171,7 +171,7 @@ class TextRewardModel(nn.Module):
         ]
         lengths = torch.tensor([len(row) for row in ids])
         order = lengths.argsort(stable=True)
-        scores = torch.zeros(len(ids))
+        scores = torch.zeros(len(ids), dtype=torch.float32)  # by name: the default is 16 bit in "-true" precisions
         for part in split_by_tokens(lengths[order], self.micro_batch_tokens):
             index = order[part]
             scores[index] = self._forward([ids[i] for i in index.tolist()]).cpu()

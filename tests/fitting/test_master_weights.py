@@ -83,6 +83,23 @@ def test_weights_and_moments_of_what_is_trained_are_float32(
         assert base == {torch.bfloat16 if precision.startswith("bf16") else torch.float16}
 
 
+def test_scores_frequencies_and_sums_stay_float32(tiny: TinyRuns) -> None:
+    module, _ = ppo(tiny, {"lora": LORA})
+    module.configure_model()
+    exact = {n: b.clone() for n, b in module.named_buffers() if n.endswith("inv_freq")}
+    bias = module.roles.reward_head.bias.clone()
+    module.to(torch.bfloat16)
+    assert exact
+    assert all(torch.equal(b, exact[n]) for n, b in module.named_buffers() if n in exact)
+    assert torch.equal(module.roles.reward_head.bias, bias)
+
+    module, _ = sft(tiny, {"lora": LORA})
+    module.to(torch.bfloat16)
+    module.val_nll.update(torch.tensor(1.0), torch.tensor(300_000.0))
+    module.val_nll.update(torch.tensor(2.0), torch.tensor(1_000.0))
+    assert float(module.val_nll.compute()) == pytest.approx(302_000 / 301_000, abs=1e-6)
+
+
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 def test_without_adapters_16_bit_weights_are_refused(precision: str, tmp_path: Path, tiny: TinyRuns) -> None:
     for stage in (sft, reward, ppo):
