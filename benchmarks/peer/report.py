@@ -1,10 +1,14 @@
-"""The result as JSON, and as Markdown tables for people."""
+"""The result as JSON, and as Markdown tables for people.
+
+python -m benchmarks.peer.report FILE.json ... writes the tables of results again.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +60,18 @@ def markdown(result: dict[str, Any]) -> str:
     head = (
         f"# {result['stage']}: this project and {result['peer']}\n\n"
         f"Commit {result['commit']}, {where['cpu']}, {where['cores']} cores, {where['threads']} threads, "
-        f"{where['memory_gib']} GiB{', ' + where['gpu'] if 'gpu' in where else ''}. Medians, and smallest to largest "
-        "of all repetitions; ratios are ours / TRL's, taken repetition by repetition.\n"
+        f"{where['memory_gib']} GiB{', ' + where['gpu'] if 'gpu' in where else ''}. {_counts(result['options'])}"
+        "Medians, and smallest to largest of all repetitions; ratios are ours / TRL's, taken repetition by repetition.\n"
     )
     return head + "".join(_part(name, part) for name, part in result["parts"].items()) + _floor(result)
+
+
+def _counts(options: dict[str, Any]) -> str:
+    """How much was measured; nothing where the numbers were only compared."""
+    if options["check"]:
+        return ""
+    repetitions, steps = options["repetitions"], options["steps"]
+    return f"Repetitions: {repetitions}, each with {steps} measured steps after one that warms up. "
 
 
 def _part(name: str, part: dict[str, Any]) -> str:
@@ -100,3 +112,8 @@ def _floor(result: dict[str, Any]) -> str:
 def _cell(x: dict[str, float]) -> str:
     digits = 3 if abs(x["median"]) < 1 else 2 if abs(x["median"]) < 100 else 0
     return f"{x['median']:.{digits}f} [{x['min']:.{digits}f}, {x['max']:.{digits}f}]"
+
+
+if __name__ == "__main__":
+    for file in map(Path, sys.argv[1:]):
+        file.with_suffix(".md").write_text(markdown(json.loads(file.read_text())))

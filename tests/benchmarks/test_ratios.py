@@ -10,6 +10,7 @@ from benchmarks.peer.agreement import compare_epoch_loss, compare_losses, compar
 from benchmarks.peer.floor import utilisation
 from benchmarks.peer.flops import Sizes
 from benchmarks.peer.ratios import paired_ratios, rates, summarize
+from benchmarks.peer.report import markdown
 
 
 def run(*seconds: float, peak: float = 100.0) -> dict[str, Any]:
@@ -74,3 +75,12 @@ def test_utilisation_is_a_share_of_the_best_rate() -> None:
         "operations of step": {"ours": 0.5, "trl": 0.25},
         "bytes of rollout": {"ours": 0.1},
     }
+
+
+def test_a_table_says_how_much_was_measured() -> None:
+    machine = {"cpu": "a CPU", "cores": 2, "threads": 2, "memory_gib": 4.0}
+    options = {"repetitions": 3, "steps": 2, "check": False}
+    result = {"stage": "ppo", "peer": "TRL", "commit": "abc", "machine": machine, "options": options, "parts": {}}
+    assert "Repetitions: 3, each with 2 measured steps" in markdown(result)
+    options["check"] = True
+    assert "Repetitions:" not in markdown(result)
