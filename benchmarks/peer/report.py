@@ -61,7 +61,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"# {result['stage']}: this project and {result['peer']}\n\n"
         f"Commit {result['commit']}, {where['cpu']}, {where['cores']} cores, {where['threads']} threads, "
         f"{where['memory_gib']} GiB{', ' + where['gpu'] if 'gpu' in where else ''}. {_counts(result['options'])}"
-        "Medians, and smallest to largest of all repetitions; ratios are ours / TRL's, taken repetition by repetition.\n"
+        "Medians, and smallest to largest of all repetitions; ratios are ours / TRL's, taken repetition by "
+        "repetition.\n"
     )
     return head + "".join(_part(name, part) for name, part in result["parts"].items()) + _floor(result)
 

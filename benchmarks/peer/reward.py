@@ -6,6 +6,7 @@ python -m benchmarks.peer.reward --k 4 9 --out benchmarks/peer/results/reward.js
 from __future__ import annotations
 
 import argparse
+from statistics import median
 from typing import Any
 
 from benchmarks.peer.agreement import compare_losses
@@ -47,14 +48,30 @@ def measure(bench: Bench, k: int, size: Sizes) -> None:
     if not args.check:
         part["summary"] = {side: summarize(runs[side]) for side in SIDES}
         part["ratios"] = paired_ratios(runs["ours"], runs["trl"])
-        part["flops_per_s"] = {side: size.training(part["summary"][side]["tokens_per_s"]["median"]) for side in SIDES}
+        part["flops_per_s"] = needed_flops(runs, work.facts["step_tokens_ours"], size)
     bench.parts[name] = part
+
+
+def needed_flops(runs: dict[str, list[dict[str, Any]]], tokens: list[int], size: Sizes) -> dict[str, float]:
+    """Needed operations a second of both sides, whatever a side computes beyond them.
+
+    Args:
+        runs: Of each side.
+        tokens: Of each step, with a prompt once for all its responses.
+        size: Of the model.
+    """
+    rate = {}
+    for side in SIDES:  # without the first step, as in `ratios`
+        steps = [zip(tokens[1:], run["steps"][1:], strict=True) for run in runs[side]]
+        rate[side] = size.training(median(median(n / s["seconds"] for n, s in run) for run in steps))
+    return rate
 
 
 def _note(facts: dict[str, Any]) -> str:
     text = (
         "Tokens are those that a side computes: here a prompt once and its K responses, there a prompt and a response "
-        "for both sides of every pair. Ties are broken by the responses' order in the file."
+        "for both sides of every pair; the share of what the machine can do counts the former for both. Ties are "
+        "broken by the responses' order in the file."
     )
     borrowed, total = facts["rankings_with_borrowed_responses"], facts["rankings"]
     if borrowed:

@@ -6,8 +6,9 @@ from itertools import combinations
 
 import pytest
 
+from benchmarks.peer.flops import Sizes
 from benchmarks.peer.rankings import expand_pairs, ordered_responses, strict_rankings
-from benchmarks.peer.reward import micro_batch
+from benchmarks.peer.reward import micro_batch, needed_flops
 
 ROWS = [
     {"prompt": "p0", "responses": ["b", "a", "c", "d"], "ranks": [2, 1, 3, 3]},
@@ -50,3 +51,12 @@ def test_forwards_of_the_peer_are_equal_parts_of_a_step() -> None:
         size = micro_batch(pairs, 12)
         assert pairs % size == 0
         assert size <= 12
+
+
+def test_needed_operations_are_the_same_for_both_sides() -> None:
+    """A side that repeats prompts and responses is busy with work that is not needed."""
+    ours = [{"seconds": s, "tokens": 100} for s in (9.0, 1.0, 2.0)]
+    peer = [{"seconds": s, "tokens": 1000} for s in (9.0, 10.0, 10.0)]
+    size = Sizes(body=1, vocabulary=0, adapter=0)
+    found = needed_flops({"ours": [{"steps": ours}], "trl": [{"steps": peer}]}, [7, 100, 200], size)
+    assert found == {"ours": 4 * 100.0, "trl": 4 * 15.0}
