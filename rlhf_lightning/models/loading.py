@@ -10,7 +10,7 @@ import torch
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.load_errors import brief, missing_tensors, remedy
-from rlhf_lightning.models.quantized import Bits, loading_options, use_whole_products
+from rlhf_lightning.models.quantized import KEY, Bits, loading_options, use_whole_products
 from rlhf_lightning.models.ragged_support import enable_ragged
 
 
@@ -78,12 +78,13 @@ def load_causal_lm(
         config: Fields of its configuration to change.
 
     Raises:
-        UserError: It cannot be loaded; the message names `key`.
+        UserError: It cannot be loaded, or is quantized already; the message names `key`.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, PretrainedConfig
 
-    quantized = loading_options(bits, dtype) if bits else {}
     try:
+        _check_not_quantized(PretrainedConfig.get_config_dict(name)[0], bits, name, key)
+        quantized = loading_options(bits, dtype) if bits else {}
         model, loading = AutoModelForCausalLM.from_pretrained(
             name,
             dtype=dtype,
@@ -93,6 +94,8 @@ def load_causal_lm(
             **quantized,
             **(config or {}),
         )
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{key}: cannot load a causal LM from {name!r}: {brief(error)}. {remedy(name)}") from error
     if missing := missing_tensors(model, loading, name):  # transformers would draw them at random
@@ -106,6 +109,18 @@ def load_causal_lm(
     _check_plain_logits(model, name, key)
     enable_ragged(model)
     return model
+
+
+def _check_not_quantized(config: Mapping[str, Any], bits: Bits | None, name: str, key: str) -> None:
+    """Layers of other packages merge adapters in ways of their own or not at all: only ours know what to do."""
+    stored = config.get("quantization_config")
+    if not stored or (bits and stored.get(f"load_in_{bits}bit")):
+        return
+    method = stored.get("quant_method", "unknown method")
+    raise UserError(
+        f"{key}: the weights in {name!r} are quantized already ({method}). Give the model that they were made from; "
+        f"{KEY} quantizes it while it is loaded."
+    )
 
 
 @torch.no_grad()
