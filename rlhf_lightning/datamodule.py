@@ -195,7 +195,8 @@ class StageDataModule(L.LightningDataModule):
             collate_fn=self.collate,
             num_workers=self.num_workers,
         )
-        return TrainingStream(loader, sampler, trainer.accumulate_grad_batches, self._total)
+        accumulate = trainer.accumulate_grad_batches
+        return TrainingStream(loader, sampler, accumulate, self._total, lambda: trainer.num_training_batches)
 
     def _total(self, own: Tensor) -> Tensor:
         assert self.trainer is not None

@@ -63,17 +63,25 @@ class StageEpochLoop(_TrainingEpochLoop):
                 f"epoch, and an epoch has {fit_loop.max_batches} batches now. Restore data, batch size and "
                 "accumulation, or go on from a checkpoint of an epoch's end."
             )
+        accumulate = self.trainer.accumulate_grad_batches
+        if whole_steps(position.batches, position.num_batches, accumulate) != position.batches:
+            raise UserError(
+                f"--ckpt_path: the checkpoint stands after {position.batches} batches of its epoch, and no step of "
+                f"{accumulate} batches (trainer.accumulate_grad_batches) ends there. Restore it, or go on from a "
+                "checkpoint of an epoch's end."
+            )
         _set_all(self.batch_progress.current, position.batches)
         self.batch_progress.is_last_batch = position.batches == position.num_batches
         self.ended = position.batches - (not position.step_ended)
         self.validated = position.batches - (not position.validated)
 
     def on_run_start(self, data_fetcher: Any) -> None:
-        fit_loop: Any = self.trainer.fit_loop
-        done = int(self._progress.ready)
+        trainer: Any = self.trainer
+        fit_loop, done = trainer.fit_loop, int(self._progress.ready)
         for loader in fit_loop._combined_loader.flattened:
             if hasattr(loader, "seek"):
-                loader.seek(fit_loop.epoch, done)
+                # Overfitting is on the batches of one epoch, again and again.
+                loader.seek(0 if trainer.overfit_batches else fit_loop.epoch, done)
             elif done:
                 raise UserError("--ckpt_path: this data loader has no seek(), so only an epoch's end can be resumed.")
         iter(data_fetcher)

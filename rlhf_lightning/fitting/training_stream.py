@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -71,7 +72,12 @@ class TrainingStream:
     """
 
     def __init__(
-        self, loader: DataLoader[Any], sampler: ResumableSampler, accumulate: int, total: Callable[[Tensor], Tensor]
+        self,
+        loader: DataLoader[Any],
+        sampler: ResumableSampler,
+        accumulate: int,
+        total: Callable[[Tensor], Tensor],
+        limit: Callable[[], float] = lambda: math.inf,
     ) -> None:
         """
         Args:
@@ -79,8 +85,10 @@ class TrainingStream:
             sampler: The order.
             accumulate: Batches of an optimizer step.
             total: Sums a float64 scalar over all processes.
+            limit: Batches after which an epoch ends early (`trainer.limit_train_batches`), known when one begins.
         """
         self.loader, self.sampler, self.accumulate, self.total = loader, sampler, accumulate, total
+        self.limit = limit
 
     def seek(self, epoch: int, batches: int) -> None:
         """Where the next iteration begins; `batches` is a multiple of `accumulate`, or an epoch's end."""
@@ -91,9 +99,10 @@ class TrainingStream:
         return -(-len(self.sampler) // self.sampler.batch_size)
 
     def __iter__(self) -> Iterator[Any]:
-        if self.sampler.start >= len(self):
+        left = int(min(len(self), self.limit())) - self.sampler.start
+        if left <= 0:
             return
-        batches = iter(self.loader)
+        batches = islice(self.loader, left)  # what comes after is in no step: the last one may have fewer
         while step := list(islice(batches, self.accumulate)):
             weight = self._step_weight(step)
             for batch in step:

@@ -208,6 +208,42 @@ def test_an_error_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "final").exists()
 
 
+def test_another_accumulation_is_refused_where_no_step_of_it_ends(tmp_path: Path) -> None:
+    with pytest.raises(CrashError):
+        fit(tmp_path, sft(), demonstrations(), At("on_before_optimizer_step", 4, crash), max_epochs=1)
+    other = sft()
+    other.resume_with_changes = True
+    with pytest.raises(UserError, match="stands after 3 batches of its epoch, and no step of 2 batches"):
+        fit(tmp_path, other, demonstrations(), resume=True, max_epochs=1, accumulate_grad_batches=2)
+
+
+class Noting(SFTModule):
+    """Keeps the batches that it is trained on."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.__dict__.setdefault("seen", []).append(batch)
+        return super().training_step(batch, batch_idx)
+
+
+def seen(root: Path, **settings: Any) -> list[Any]:
+    module: Any = sft()
+    module.__class__ = Noting
+    fit(root, module, demonstrations(), **settings)
+    return list(module.seen)
+
+
+def test_overfitting_is_on_the_same_batches_in_every_epoch(tmp_path: Path) -> None:
+    ids = [batch.input_ids.tolist() for batch in seen(tmp_path, max_epochs=3, overfit_batches=2)]
+    assert len(ids) == 6
+    assert ids[:2] == ids[2:4] == ids[4:]
+
+
+def test_the_last_step_of_a_limited_epoch_is_its_own_mean(tmp_path: Path) -> None:
+    batches = seen(tmp_path, max_epochs=1, limit_train_batches=3, accumulate_grad_batches=2)
+    assert len(batches) == 3
+    assert batches[2].step_weight == batches[2].weight
+
+
 def test_no_checkpoint_is_written_of_half_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = iter([False, True])
     update = torch.optim.AdamW._init_group

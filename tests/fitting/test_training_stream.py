@@ -75,6 +75,19 @@ def test_every_batch_knows_its_step(size: int, accumulate: int) -> None:
         assert {b.step_weight for b in step} == {sum(b.weight for b in step)}
 
 
+@pytest.mark.parametrize(("limit", "accumulate"), [(10, 4), (3, 4), (8, 4), (50, 4), (12, 5)])
+def test_the_last_step_of_a_limited_epoch_has_no_more_than_the_limit(limit: int, accumulate: int) -> None:
+    whole = stream(12, 1, accumulate)
+    whole.limit = lambda: limit
+    batches = list(whole)
+    assert len(batches) == min(limit, 12)
+    for first in range(0, len(batches), accumulate):
+        step = batches[first : first + accumulate]
+        assert {b.step_weight for b in step} == {sum(b.weight for b in step)}
+    whole.seek(0, accumulate)
+    assert [b.numbers for b in whole] == [b.numbers for b in batches[accumulate:]]
+
+
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     orders = set()
     for seed in (1, 2):
