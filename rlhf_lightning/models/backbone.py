@@ -52,6 +52,10 @@ class Backbone(nn.Module):
 
     @property
     def hidden_size(self) -> int:
+        """H of the final hidden states; a few models project them to another width than their layers have."""
+        weight = getattr(self.unembed, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2 and weight.is_floating_point():  # not packed codes
+            return weight.shape[1]
         return int(self.lm.config.get_text_config().hidden_size)
 
     @property

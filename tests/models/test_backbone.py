@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.loading import load_causal_lm
 from rlhf_lightning.models.lora import LoraSettings
+from rlhf_lightning.models.scalar_head import ScalarHead
 from rlhf_lightning.models.sources import resolve
 
 
@@ -106,3 +110,22 @@ def test_embeddings_and_the_unembedding_get_no_adapter(lm: object, modules: str 
 def test_the_unembedding_is_not_among_the_layers_to_choose_from(lm: object) -> None:
     with pytest.raises(ValueError, match="The model's layers: (?!.*lm_head)"):
         Backbone(lm).add_adapter("a", LoraSettings(target_modules=["nothing"]).peft_config(), trainable=True)
+
+
+def narrow_opt() -> OPTForCausalLM:
+    """As OPT-350m: layers of one width, embeddings and final hidden states of another."""
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 24, "num_hidden_layers": 2}
+    return OPTForCausalLM(OPTConfig(vocab_size=210, num_attention_heads=4, max_position_embeddings=32, **sizes)).eval()
+
+
+def test_a_head_fits_hidden_states_that_are_projected() -> None:
+    backbone = Backbone(narrow_opt())
+    assert backbone.hidden_size == 16
+    assert ScalarHead(backbone.hidden_size)(backbone.hidden(IDS, MASK)).shape == (3, 7)
+
+
+def test_an_unembedding_without_a_plain_weight_leaves_the_size_to_the_configuration(lm: Any) -> None:
+    lm.lm_head.weight = torch.nn.Parameter(torch.zeros(100, 1, dtype=torch.uint8), requires_grad=False)
+    assert Backbone(lm).hidden_size == 64
+    lm.set_output_embeddings(torch.nn.Identity())
+    assert Backbone(lm).hidden_size == 64
