@@ -13,8 +13,9 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.masked import position_ids
-from rlhf_lightning.models.checkpointing import checkpointed
+from rlhf_lightning.models.checkpointing import checkpointed, checkpointed_layers
 from rlhf_lightning.models.lean_layers import is_lean
 from rlhf_lightning.models.load_errors import brief
 from rlhf_lightning.models.lora import check_adapted
@@ -43,12 +44,11 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.lm = lm
-        self.gradient_checkpointing = False
-        """Keep only the inputs of layers for the backward, and compute the rest again."""
         self.lm.requires_grad_(not freeze)
         use_single_node_norms(self.lm)
         self._peft: list[Any] = []  # in a list: registering the wrapper would list every parameter twice
         self._layers: dict[str, LoraLayer] = {}
+        self._checkpointing = False
 
     @property
     def hidden_size(self) -> int:
@@ -57,6 +57,25 @@ class Backbone(nn.Module):
         if isinstance(weight, Tensor) and weight.ndim == 2 and weight.is_floating_point():  # not packed codes
             return weight.shape[1]
         return int(self.lm.config.get_text_config().hidden_size)
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Keep only the inputs of layers for the backward, and compute the rest again.
+
+        Raises:
+            UserError: When switched on for a model that is trained and has no layers to do so with.
+        """
+        return self._checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, on: bool) -> None:
+        # Frozen models have no backward; a reward model may well be of another kind than the policy.
+        if on and not checkpointed_layers(self.lm) and any(p.requires_grad for p in self.parameters()):
+            raise UserError(
+                f"model.init_args.memory.gradient_checkpointing: transformers' {type(self.lm).__name__} has no layers "
+                "that can be computed again. Set it to false, and lower micro_batch_tokens if memory is short."
+            )
+        self._checkpointing = on
 
     @property
     def adapters(self) -> list[str]:

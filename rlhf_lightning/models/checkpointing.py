@@ -16,6 +16,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rlhf_lightning.models.lora_linear import active, state
 
 
+def checkpointed_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a transformers model whose insides are not kept; some older architectures have none."""
+    return [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+
 @contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
     """Run forwards that keep only the input of each transformer layer, and compute the rest again in the backward.
@@ -23,7 +28,7 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     transformers' own way recomputes with whatever adapter is active when `backward` is called, which silently gives
     wrong gradients once several adapters share a base; and it does nothing in evaluation mode, in which PPO trains.
     """
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer) and torch.is_grad_enabled()]
+    layers = checkpointed_layers(model) if torch.is_grad_enabled() else []
     for layer in layers:
         adapted = [m for m in layer.modules() if isinstance(m, LoraLayer)]
         object.__setattr__(layer, "forward", partial(_run, layer.forward, adapted))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.backbone import Backbone
 from rlhf_lightning.models.checkpointing import checkpointed
 from rlhf_lightning.models.loading import load_causal_lm
@@ -104,3 +106,17 @@ def test_a_model_without_adapters() -> None:
         ends.append([p.grad.clone() for p in backbone.parameters() if p.grad is not None])
     assert len(ends[0]) > 10
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_a_trained_model_without_such_layers_is_refused() -> None:
+    """Nothing would be saved. A frozen one is not checkpointed anyway."""
+    lm = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=20, n_positions=16, n_embd=16, n_layer=1, n_head=2))
+    frozen = Backbone(lm)
+    frozen.gradient_checkpointing = True
+    assert frozen.gradient_checkpointing
+    trained = Backbone(lm, freeze=False)
+    trained.gradient_checkpointing = False
+    key = "model.init_args.memory.gradient_checkpointing"
+    with pytest.raises(UserError, match=f"{key}: transformers' OpenAIGPTLMHeadModel has no layers"):
+        trained.gradient_checkpointing = True
+    assert not trained.gradient_checkpointing

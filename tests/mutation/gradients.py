@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutation.mutation import table
 
 CHECKPOINTING_TESTS = "tests/models/test_checkpointing.py"
-SAME = "test_gradients_are_those_without"
+SAME, NONE = "test_gradients_are_those_without", "test_a_trained_model_without_such_layers_is_refused"
 TWICE, FORWARD = "test_layers_are_computed_twice_and_without_gradients_once", "test_layers_get_their_forward_back"
 
 CHECKPOINTING = table(
@@ -19,7 +19,8 @@ CHECKPOINTING = table(
         "state(adapted[0])",
         "test_a_model_without_adapters",
     ),
-    ("without gradients too", " and torch.is_grad_enabled()]", "]", FORWARD),
+    ("without gradients too", " if torch.is_grad_enabled() else []", "", FORWARD),
+    ("other modules too", "if isinstance(m, GradientCheckpointingLayer)]", "if hasattr(m, 'weight')]", NONE),
     (
         "everything is kept",
         "return checkpoint(with_adapter, *args, use_reentrant=False, **kwargs)",
