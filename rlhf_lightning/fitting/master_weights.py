@@ -47,8 +47,9 @@ def _float32(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
     """Where a tensor that stays float32 is, and its data."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
-            exact = parameter is not None and (parameter.requires_grad or isinstance(part, ScalarHead))
-            if exact and parameter.dtype == torch.float32:
+            if parameter is None or not (parameter.requires_grad or isinstance(part, ScalarHead)):
+                continue
+            if parameter.dtype == torch.float32:
                 yield part._parameters, name, parameter.data
         for name, buffer in part._buffers.items():
             if buffer is not None and name.endswith("inv_freq") and buffer.dtype == torch.float32:

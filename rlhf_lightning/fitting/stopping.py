@@ -22,10 +22,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class RunStopped(Exception):
     """The run was told to stop, and stopped."""
 
-    def __init__(self, signum: int, checkpoint: str | None) -> None:
-        name = signal.Signals(signum).name
-        saved = f"The checkpoint is {checkpoint}" if checkpoint else "No checkpoint was written: no step was made yet"
-        super().__init__(f"Stopped by {name}. {saved}. Start the same command with `--ckpt_path last` to go on.")
+    def __init__(self, signum: int, checkpoint: str | None, steps: int) -> None:
+        if checkpoint is not None:
+            what = f"The checkpoint is {checkpoint}. Start the same command with `--ckpt_path last` to go on."
+        elif steps == 0:
+            what = "No step was made yet, so no checkpoint was written. Start the same command again."
+        else:
+            what = f"No checkpoint was written of its {steps} steps, as the trainer has no StageCheckpoint."
+        super().__init__(f"Stopped by {signal.Signals(signum).name}. {what}")
         self.status = 128 + signum
 
 
@@ -72,7 +76,7 @@ class StopOnRequest(Callback):
             RunStopped: A signal came.
         """
         if self.signum is not None and trainer.world_size == 1:
-            raise RunStopped(self.signum, self._save(trainer))
+            raise RunStopped(self.signum, self._save(trainer), trainer.global_step)
 
     def at_safe_point(self, trainer: L.Trainer) -> None:
         """
@@ -80,7 +84,7 @@ class StopOnRequest(Callback):
             RunStopped: Any process got a signal.
         """
         if trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False):
-            raise RunStopped(self.signum or signal.SIGTERM, self._save(trainer))
+            raise RunStopped(self.signum or signal.SIGTERM, self._save(trainer), trainer.global_step)
 
     def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.state.fn == "fit":

@@ -187,6 +187,27 @@ def test_a_signal_ends_the_run_at_the_next_step_with_a_checkpoint(
     assert_equal(whole, fit(tmp_path, sft(), demonstrations(), resume=True, max_epochs=2))
 
 
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        ("on_validation_start", "No step was made yet"),
+        ("on_before_optimizer_step", "No checkpoint was written of its 1 steps, as the trainer has no StageCheckpoint"),
+    ],
+)
+def test_a_stop_without_a_checkpoint_says_why(tmp_path: Path, hook: str, said: str) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        callbacks=[At(hook, 1, signal_self(signal.SIGTERM))],
+        max_epochs=1,
+    )
+    with pytest.raises(RunStopped, match=said):
+        trainer.fit(sft(), datamodule=demonstrations())
+
+
 def test_a_second_signal_ends_it_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
