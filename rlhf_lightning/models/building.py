@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,14 +161,33 @@ def save_head(directory: Path, head: ScalarHead) -> None:
     save_file({k: v.detach().float().cpu() for k, v in head.state_dict().items()}, directory / HEAD_FILE)
 
 
+def check_classifier(backbone: Backbone) -> None:
+    """Check that `save_full` can write the model with a head, without allocating anything.
+
+    Raises:
+        UserError: transformers has no sequence classifier for it that is the same model with a scalar head.
+    """
+    lm = backbone.lm
+    try:
+        with torch.device("meta"):
+            classifier = _classifier(lm.config)
+        same = classifier.base_model.state_dict().keys() == lm.base_model.state_dict().keys()
+        if not same or classifier.score.weight.shape != (1, backbone.hidden_size):
+            raise ValueError("another model")
+    except (AttributeError, ValueError) as error:
+        raise UserError(
+            "model.init_args.lora: null trains all weights, and such a reward model is written as a sequence "
+            f"classifier of transformers, which has none for {lm.config.model_type} models. Train adapters, or take "
+            "another model."
+        ) from error
+
+
 def save_full(directory: Path, backbone: Backbone, head: ScalarHead | None = None) -> None:
     """Write a transformers model directory; with a head, a sequence-classification model with one label."""
     if head is None:
         backbone.lm.save_pretrained(directory)
         return
-    from transformers import AutoModelForSequenceClassification
-
-    classifier = AutoModelForSequenceClassification.from_config(_with_one_label(backbone.lm.config))
+    classifier = _classifier(backbone.lm.config)
     trunk: dict[str, Tensor] = backbone.lm.base_model.state_dict()
     classifier.base_model.load_state_dict(trunk)
     with torch.no_grad():
@@ -176,9 +196,10 @@ def save_full(directory: Path, backbone: Backbone, head: ScalarHead | None = Non
     save_head(directory, head)
 
 
-def _with_one_label(config: Any) -> Any:
-    from copy import deepcopy
+def _classifier(config: Any) -> Any:
+    """transformers' sequence classifier with one label for a causal LM's configuration."""
+    from transformers import AutoModelForSequenceClassification
 
     config = deepcopy(config)
     config.num_labels = 1
-    return config
+    return AutoModelForSequenceClassification.from_config(config)

@@ -13,7 +13,15 @@ from torchmetrics import MeanMetric
 
 from rlhf_lightning.artefacts import open_source
 from rlhf_lightning.memory import MemorySettings
-from rlhf_lightning.models.building import ADAPTER, base_dtype, build_backbone, build_head, save_adapter, save_full
+from rlhf_lightning.models.building import (
+    ADAPTER,
+    base_dtype,
+    build_backbone,
+    build_head,
+    check_classifier,
+    save_adapter,
+    save_full,
+)
 from rlhf_lightning.models.lora import LoraSettings
 from rlhf_lightning.reward.data import RankingBatch, RankingDataModule
 from rlhf_lightning.reward.loss import Pairs, decided_pairs, ranking_loss
@@ -68,6 +76,8 @@ class RewardModule(StageModule):
     def build_model(self) -> None:
         dtype = base_dtype(self.precision, self.lora)
         self.backbone = build_backbone(self.source, self.lora, dtype, KEY, self.trust_remote_code)
+        if self.lora is None:
+            check_classifier(self.backbone)
         # The unembedding has no part in a score; tied to the embedding it is trained through that.
         if not self.backbone.lm.config.tie_word_embeddings:
             self.backbone.lm.get_output_embeddings().requires_grad_(False)
