@@ -127,7 +127,8 @@ class Batch:
         """Compute the prompts and sample the first tokens."""
         first, prompt_of = _distinct(self.prompt_ids, self.prompt_mask)
         roomy = roomy_cache(self.lm.config, self.mask.shape[1] - 1)
-        self._fixed = fixed_shapes and roomy is not None and self.lm.config._attn_implementation in ("sdpa", NAME)
+        # Others may not take a mask of four dimensions: Falcon adds ALiBi's bias to a mask that it makes itself.
+        self._fixed = fixed_shapes and roomy is not None and self.lm.config._attn_implementation == NAME
         self._fixed = self.lean.fixed_shapes if self.lean else self._fixed
         self._record = fixed_shapes and self.token.is_cuda
         self.cache: Cache = roomy or DynamicCache(config=self.lm.config)

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, FalconConfig
 
 from rlhf_lightning.models.loading import load_causal_lm
+from rlhf_lightning.models.ragged_support import enable_ragged
 from rlhf_lightning.models.sources import resolve
 from rlhf_lightning.rollouts import decoding
 from rlhf_lightning.rollouts.cuda_graphs import RecordedStep
@@ -131,6 +133,23 @@ def test_models_with_other_caches_decode_too(monkeypatch: pytest.MonkeyPatch) ->
     plain = decode(lm, ids, mask, SamplingSettings(20), uniforms, EOS, PAD)
     monkeypatch.setattr(decoding, "roomy_cache", lambda *_: None)
     other = decode(lm, ids, mask, SamplingSettings(20), uniforms, EOS, PAD, fixed_shapes=True)
+    assert torch.equal(other.response_ids, plain.response_ids)
+
+
+def test_models_with_a_mask_of_their_own_decode_too() -> None:
+    """Falcon adds ALiBi's bias to a mask that it makes itself: no fixed shapes."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = FalconConfig(vocab_size=200, alibi=True, bos_token_id=None, eos_token_id=None, **sizes)
+        lm = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    enable_ragged(lm)
+    assert lm.config._attn_implementation == "sdpa"
+    ids, mask = prompts()
+    uniforms = torch.rand(6, 20, generator=torch.Generator().manual_seed(1))
+    plain, other = (
+        decode(lm, ids, mask, SamplingSettings(20), uniforms, EOS, PAD, fixed_shapes=fixed) for fixed in (False, True)
+    )
     assert torch.equal(other.response_ids, plain.response_ids)
 
 
