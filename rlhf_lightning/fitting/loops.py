@@ -101,6 +101,8 @@ class StageEpochLoop(_TrainingEpochLoop):
         super().on_advance_end(data_fetcher)
         self.ended = self.validated = int(self._progress.processed)
         if not self._should_accumulate():
+            for optimizer in self.trainer.optimizers:  # Lightning would keep gradients beside those of the next step
+                optimizer.zero_grad()
             fit_loop: Any = self.trainer.fit_loop
             fit_loop.safe_point()
 

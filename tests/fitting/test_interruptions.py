@@ -243,20 +243,30 @@ class Noting(SFTModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         self.__dict__.setdefault("seen", []).append(batch)
+        self.__dict__.setdefault("held", []).append(any(p.grad is not None for p in self.trainable().values()))
         return super().training_step(batch, batch_idx)
 
 
-def seen(root: Path, **settings: Any) -> list[Any]:
+def noted(root: Path, **settings: Any) -> Any:
     module: Any = sft()
     module.__class__ = Noting
-    fit(root, module, demonstrations(), **settings)
-    return list(module.seen)
+    return fit(root, module, demonstrations(), **settings)
+
+
+def seen(root: Path, **settings: Any) -> list[Any]:
+    return list(noted(root, **settings).seen)
 
 
 def test_overfitting_is_on_the_same_batches_in_every_epoch(tmp_path: Path) -> None:
     ids = [batch.input_ids.tolist() for batch in seen(tmp_path, max_epochs=3, overfit_batches=2)]
     assert len(ids) == 6
     assert ids[:2] == ids[2:4] == ids[4:]
+
+
+def test_no_gradients_lie_beside_those_of_the_next_step(tmp_path: Path) -> None:
+    """In full fine-tuning they are as large as the weights."""
+    held = noted(tmp_path, max_epochs=1, limit_train_batches=5, accumulate_grad_batches=2).held
+    assert held == [False, True, False, True, False]
 
 
 def test_the_last_step_of_a_limited_epoch_is_its_own_mean(tmp_path: Path) -> None:
