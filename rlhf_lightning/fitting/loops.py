@@ -206,6 +206,8 @@ class StageFitLoop(_FitLoop):
         loop._batches_that_stepped = position.steps
         loop.resumed = position
         self.trainer.should_stop = position.should_stop
+        if position.remark and self.trainer.is_global_zero:
+            print(f"--ckpt_path: {position.remark}. An earlier checkpoint goes on as if it had not ended.")
 
     # -- one epoch ----------------------------------------------------------------------------------------
 

@@ -229,6 +229,28 @@ def test_an_error_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "final").exists()
 
 
+@pytest.mark.parametrize(
+    ("ended_by", "said", "steps"),
+    [
+        (
+            {"max_steps": 2},
+            "ended within an epoch, at trainer.max_steps; that epoch's other batches are left out",
+            True,
+        ),
+        ({"max_time": "00:00:00:00", "max_epochs": 2}, "ended by a callback or trainer.max_time, so nothing", False),
+    ],
+)
+def test_what_is_left_out_of_a_longer_run_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ended_by: dict[str, Any], said: str, steps: bool
+) -> None:
+    ended = fit(tmp_path, sft(), demonstrations(), **ended_by).trainer
+    ended.save_checkpoint(tmp_path / "last.ckpt")
+    assert said not in capsys.readouterr().out
+    longer = fit(tmp_path, sft(), demonstrations(), resume=True, max_epochs=2)
+    assert said in capsys.readouterr().out
+    assert (longer.trainer.global_step > ended.global_step) == steps
+
+
 def test_another_accumulation_is_refused_where_no_step_of_it_ends(tmp_path: Path) -> None:
     with pytest.raises(CrashError):
         fit(tmp_path, sft(), demonstrations(), At("on_before_optimizer_step", 4, crash), max_epochs=1)
