@@ -83,7 +83,7 @@ def load_causal_lm(
     from transformers import AutoModelForCausalLM, PretrainedConfig
 
     try:
-        _check_not_quantized(PretrainedConfig.get_config_dict(name)[0], bits, name, key)
+        _check_not_quantized(PretrainedConfig.get_config_dict(name)[0], name, key)
         quantized = loading_options(bits, dtype) if bits else {}
         model, loading = AutoModelForCausalLM.from_pretrained(
             name,
@@ -111,10 +111,10 @@ def load_causal_lm(
     return model
 
 
-def _check_not_quantized(config: Mapping[str, Any], bits: Bits | None, name: str, key: str) -> None:
+def _check_not_quantized(config: Mapping[str, Any], name: str, key: str) -> None:
     """Layers of other packages merge adapters in ways of their own or not at all: only ours know what to do."""
     stored = config.get("quantization_config")
-    if not stored or (bits and stored.get(f"load_in_{bits}bit")):
+    if not stored:
         return
     method = stored.get("quant_method", "unknown method")
     raise UserError(

@@ -19,6 +19,7 @@ METHODS: list[tuple[dict[str, Any], Any]] = [
     ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}, None),
     ({"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": True}, None),
     ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}, 8),
+    ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}, 4),
     ({"quant_method": "gptq", "bits": 4}, None),
     ({"quant_method": "gptq", "bits": 4}, 4),
     ({"quant_method": "fp8"}, None),
