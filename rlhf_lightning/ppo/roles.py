@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Literal
 
@@ -160,12 +159,6 @@ class Roles(nn.Module):
         early = torch.arange(mask.shape[1], device=mask.device) < self._first_eos
         return torch.where(early, self._eos_id, -1).expand_as(mask)[mask]
 
-    @contextmanager
-    def _active(self, role: RoleName) -> Iterator[Backbone]:
-        backbone = self._backbones[role]
-        with backbone.using(self._adapters[role]):
-            yield backbone
-
     def _by_backbone(self, roles: Sequence[RoleName]) -> dict[Backbone, dict[RoleName, str | None]]:
         found: dict[Backbone, dict[RoleName, str | None]] = {}
         for role in roles:
@@ -214,8 +207,8 @@ class Roles(nn.Module):
         hidden = self.hidden((role,), rollout)[role] if hidden is None else hidden
         hidden, targets = hidden[rollout.sequences.before], rollout.response_ids[rollout.response_mask]
         excluded = self._excluded(rollout.response_mask)
-        with self._active(role) as backbone:  # which may have adapted the unembedding too
-            logprobs, entropy = token_logprobs(hidden, targets, backbone.unembed, temperature, with_entropy, excluded)
+        unembed = self.backbone(role).unembed  # no adapter is on it
+        logprobs, entropy = token_logprobs(hidden, targets, unembed, temperature, with_entropy, excluded)
         return _scatter(logprobs, rollout.response_mask), _scatter(entropy, rollout.response_mask)
 
     def values(self, rollout: Rollout, hidden: Tensor | None = None) -> Tensor:
