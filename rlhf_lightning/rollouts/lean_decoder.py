@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from rlhf_lightning.models.replaced_weights import replaced_weights
+from rlhf_lightning.models.replaced_weights import lent_weights
 
 MODELS = ("llama", "mistral", "qwen2")
 """Values of `model_type` whose layers are those below; a step is compared with the model's own all the same."""
@@ -69,7 +69,7 @@ class LeanDecoder:
 
     def in_model(self) -> AbstractContextManager[None]:
         """Run a block in which the model itself has the merged weights; its adapters must be off."""
-        return replaced_weights(self._places)
+        return lent_weights(self._places)
 
     def _copied(self, layer: Any, adapter: str | None) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp

@@ -230,8 +230,14 @@ REPLACED_WEIGHTS = table(
     ),
     (
         "trained parameters are written to",
-        """layer._parameters["weight"] = nn.Parameter(weight, requires_grad=False)""",
+        """layer.__dict__["weight"] = weight""",
         "layer.weight.data = weight",
+        "tests/rollouts/test_lean_decoder.py::test_a_rollout_leaves_the_gradient_accumulators_of_trained_weights",
+    ),
+    (
+        "lent weights stay",
+        """layer.__dict__.pop("weight", None)""",
+        """layer.__dict__.get("weight", None)""",
         "tests/rollouts/test_lean_decoder.py::test_a_rollout_leaves_the_gradient_accumulators_of_trained_weights",
     ),
 )

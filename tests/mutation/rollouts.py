@@ -178,8 +178,8 @@ LEAN_DECODER = table(
     ("no adapter", "and adapter in projection.lora_A", "and False", OWN),
     (
         "prompts without the adapter",
-        "replaced_weights(self._places)",
-        "replaced_weights([])",
+        "lent_weights(self._places)",
+        "lent_weights([])",
         "test_a_model_that_only_looks_alike_is_left_to_transformers",
     ),
     ("sliding windows", "type(layer) is not DynamicLayer", "False", "test_other_models_are_left_to_transformers"),

@@ -170,9 +170,19 @@ def test_a_rollout_leaves_the_gradient_accumulators_of_trained_weights() -> None
         node.register_hook(lambda *_: fired.append(1))
     request = Request(ids, ids != 0, Draws((7, "rollout", 0, 0), [0]), 1, 0)
     engine = NativeEngine()
+    saved: list[Any] = []
+
+    def save(_: int) -> None:
+        """As when the run is told to stop between two tokens."""
+        saved.append({n for n, p in trained.named_parameters() if p.requires_grad and ".lora_" not in n})
+        assert all(torch.equal(t, parameters[n]) for n, t in trained.state_dict().items() if n in parameters)
+
     with torch.autocast("cpu", torch.bfloat16):
-        engine.generate(trained, None, request, SamplingSettings(3, temperature=0))
+        engine.generate(trained, None, request, SamplingSettings(3, temperature=0), save)
     assert engine._lean[trained]
+    assert saved
+    assert all(names == parameters.keys() for names in saved)
+    assert not any("weight" in vars(layer) for layer in trained.modules())
     assert all(p is trained.get_parameter(n) and p.dtype is torch.float32 for n, p in parameters.items())
     assert all(a is b for a, b in zip(accumulators(), before, strict=True))
     trained.lm(input_ids=ids).logits.sum().backward()
