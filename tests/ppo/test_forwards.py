@@ -93,12 +93,14 @@ def test_logits_are_computed_for_response_tokens_alone(
     tokens: Counter[str] = Counter()
     rows: Counter[tuple[str, str]] = Counter()
     states: list[torch.Tensor] = []
+    asked: list[str] = []
     logprobs = Roles.logprobs
 
     def spy(
         self: Roles, role: Any, rollout: Rollout, temperature: float, entropy: bool = True, hidden: Any = None
     ) -> Any:
         states.clear()
+        asked[:] = [role]
         hidden = self.hidden((role,), rollout)[role] if hidden is None else hidden
         out = logprobs(self, role, rollout, temperature, entropy, hidden)
         assert torch.equal(torch.cat(states), hidden[rollout.sequences.before])
@@ -117,12 +119,11 @@ def test_logits_are_computed_for_response_tokens_alone(
     monkeypatch.setattr(Roles, "logprobs", spy)
     ppo = module(tiny, Counting, memory=MemorySettings(100))
     ppo.configure_model()
-    layer = next(iter(ppo.roles.backbone("policy")._layers.values()))
 
     def note(_: Any, inputs: tuple[torch.Tensor], __: torch.Tensor) -> None:
         states.append(inputs[0])
         if Counting.phase in ("collect", "update"):
-            rows[Counting.phase, ",".join(layer._active_adapter)] += len(inputs[0])
+            rows[Counting.phase, asked[0]] += len(inputs[0])
 
     ppo.roles.backbone("policy").unembed.register_forward_hook(note)
     trainer(tmp_path, max_epochs=2).fit(ppo, datamodule=data())
