@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sized
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,9 @@ class WritePredictions(Callback):
     def on_predict_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
         # Processes take rows in turn (`StageDataModule`), and may have one less than the first.
         rows = [row for turn in zip_longest(*all_processes(self._rows)) for row in turn if row is not None]
-        del rows[len(getattr(trainer.predict_dataloaders, "dataset", rows)) :]  # repeated, so that each process has one
+        dataset = getattr(trainer.predict_dataloaders, "dataset", None)
+        if isinstance(dataset, Sized) and len(dataset) < trainer.world_size:
+            del rows[len(dataset) :]  # repeated, so that each process has one
         if trainer.is_global_zero and rows and not trainer.fast_dev_run:
             file = Path(trainer.default_root_dir) / "predictions.jsonl"
             write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

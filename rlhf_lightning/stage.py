@@ -106,14 +106,15 @@ class StageModule(MasterWeights):
         self.limits.check_vocabulary([tokenizer.pad_token_id, tokenizer.eos_token_id], f"{source_key}: {source.name!r}")
 
     def configure_model(self) -> None:
-        if self._built:
-            return
-        with seeded_exactly(self.seed):  # new adapters start from the run's seed, whatever was drawn before
-            self.build_model()
-        for module in self.modules():
-            if isinstance(module, Backbone):
-                module.gradient_checkpointing = self.memory.gradient_checkpointing
-        self._built = True
+        if not self._built:
+            with seeded_exactly(self.seed):  # new adapters start from the run's seed, whatever was drawn before
+                self.build_model()
+            for module in self.modules():
+                if isinstance(module, Backbone):
+                    module.gradient_checkpointing = self.memory.gradient_checkpointing
+            self._built = True
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self.run_state.begin(self.trainer.fit_loop)
 
     def build_model(self) -> None:
         """Load and build everything that has weights."""
@@ -139,7 +140,6 @@ class StageModule(MasterWeights):
         self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         if stage == "fit":
             self.fit_loop_class.attach(self.trainer)
-            self.run_state.begin()  # an earlier `fit` of this module was another run
             self._identity, self._micro_batches, self._step_sums = None, [], {}
 
     @property

@@ -9,6 +9,8 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from rlhf_lightning.errors import UserError
 
@@ -48,15 +50,20 @@ def trainer_settings(trainer: Any, with_length: bool) -> dict[str, Any]:
         with_length: Compare the length of the run too; without a schedule that depends on it, it may be extended.
     """
     length = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
-    return (length if with_length else {}) | {
-        "precision": str(trainer.precision),
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "gradient_clip_val": trainer.gradient_clip_val,
-        "gradient_clip_algorithm": str(trainer.gradient_clip_algorithm),
-        "limit_train_batches": trainer.limit_train_batches,
-        "accelerator": trainer.strategy.root_device.type,
-        "devices x num_nodes": trainer.world_size,
-    }
+    overfit = {"overfit_batches": trainer.overfit_batches} if trainer.overfit_batches else {}
+    return (
+        (length if with_length else {})
+        | overfit
+        | {
+            "precision": str(trainer.precision),
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "gradient_clip_val": trainer.gradient_clip_val,
+            "gradient_clip_algorithm": str(trainer.gradient_clip_algorithm),
+            "limit_train_batches": trainer.limit_train_batches,
+            "accelerator": trainer.strategy.root_device.type,
+            "devices x num_nodes": trainer.world_size,
+        }
+    )
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -106,6 +113,8 @@ class ChangedSettings(Callback):
         if trainer.ckpt_path is None or not pl_module.resume_with_changes:
             return
         optimizer, schedule = trainer.optimizers[0], pl_module.lr_schedulers()
+        if not isinstance(optimizer, AdamW) or not isinstance(schedule, LambdaLR):
+            return  # a subclass's own, which knows what it was given
         schedule.base_lrs = [own["lr"] for own in pl_module.parameter_groups()]
         for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
             group |= {name: optimizer.defaults[name] for name in ("betas", "eps", "weight_decay")}

@@ -114,6 +114,7 @@ class StageFitLoop(_FitLoop):
         super().__init__(trainer, min_epochs, max_epochs)
         self.in_optimizer_step = False
         """The optimizer may be writing weights: there is nothing consistent to save."""
+        self._cut_short = False
 
     @classmethod
     def attach(cls, trainer: L.Trainer) -> StageFitLoop:
@@ -157,6 +158,17 @@ class StageFitLoop(_FitLoop):
         return not self.resuming_mid_epoch and super().done
 
     @property
+    def skip(self) -> bool:
+        nothing_left, resumed = bool(super().skip), self.stage_epoch_loop.resumed
+        if resumed is not None and self.trainer.is_global_zero:
+            hint = "An earlier checkpoint goes on as if it had not."
+            if nothing_left and resumed.should_stop:
+                print(f"--ckpt_path: the run had been ended by a callback or trainer.max_time. {hint}")
+            elif resumed.cut_short and not nothing_left:
+                print(f"--ckpt_path: the run had ended within an epoch, whose other batches are left out. {hint}")
+        return nothing_left
+
+    @property
     def position(self) -> Position:
         loop, trainer = self.stage_epoch_loop, self.trainer
         if loop.resumed is not None:  # what fails before the first batch is no step back
@@ -176,6 +188,7 @@ class StageFitLoop(_FitLoop):
             step_ended=batches == 0 or loop.ended >= batches,
             validated=batches == 0 or loop.validated >= batches or self._at_validation_end,
             should_stop=trainer.should_stop,
+            cut_short=self._cut_short and batches == 0,
         )
 
     @property
@@ -206,16 +219,16 @@ class StageFitLoop(_FitLoop):
         loop._batches_that_stepped = position.steps
         loop.resumed = position
         self.trainer.should_stop = position.should_stop
-        if position.remark and self.trainer.is_global_zero:
-            print(f"--ckpt_path: {position.remark}. An earlier checkpoint goes on as if it had not ended.")
 
     # -- one epoch ----------------------------------------------------------------------------------------
 
     def on_advance_start(self) -> None:
-        self.stage_epoch_loop.entered = False
+        self.stage_epoch_loop.entered = self._cut_short = False
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
+        progress: Any = self.epoch_loop.batch_progress
+        self._cut_short = progress.current.processed < self.max_batches
         super().on_advance_end()
         self.stage_epoch_loop.entered = False
         self.safe_point()

@@ -13,6 +13,8 @@ from torchmetrics import Metric
 
 from rlhf_lightning.models.scalar_head import ScalarHead
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class MasterWeights(L.LightningModule):
     """What is float32 and has to be stays so when the module is cast, as Lightning's "-true" precisions do.
@@ -37,10 +39,11 @@ def _keeping_float32(module: nn.Module) -> Iterator[None]:
     yield
     for tensors, name, before in kept:
         now = tensors[name]
-        if now.dtype in (torch.float16, torch.bfloat16):
+        if now.dtype in HALF:
             now.data = before.to(now.device)
     for metric, dtype in metrics:
-        metric.set_dtype(dtype)
+        if metric.dtype in HALF and dtype == torch.float32:
+            metric.set_dtype(dtype)
 
 
 def _float32(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:

@@ -30,15 +30,8 @@ class Position:
     """Whether the validation after the last of `batches` is done, where one is due."""
     should_stop: bool
     """Whether a callback, such as EarlyStopping, has asked to end the run."""
-
-    @property
-    def remark(self) -> str:
-        """What somebody who goes on from here should know; empty if nothing."""
-        if self.should_stop:
-            return "the run had been ended by a callback or trainer.max_time, so nothing is left to train"
-        if self.batches == 0 and self.num_batches and self.total_batches % self.num_batches:
-            return "the run had ended within an epoch, at trainer.max_steps; that epoch's other batches are left out"
-        return ""
+    cut_short: bool = False
+    """Whether the run ended within the last of `epoch`, as at `trainer.max_steps`."""
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""

@@ -34,6 +34,7 @@ class RunState:
     def __init__(self) -> None:
         self._parts: dict[str, _Part] = {}
         self._first: State | None = None
+        self._run: object = None
 
     def register(
         self, name: str, save: Callable[[], State], load: Callable[[State], None], per_rank: bool = False
@@ -53,13 +54,18 @@ class RunState:
             raise ValueError(f"{name!r} is registered already")
         self._parts[name] = _Part(save, load, per_rank)
 
-    def begin(self) -> None:
-        """Put all parts where they stood at the first call: a run begins, and a checkpoint has not been read yet."""
+    def begin(self, run: object) -> None:
+        """Put all parts where they stood before the first run, if this is another one; before a checkpoint is read.
+
+        Args:
+            run: The same object whenever the same run goes on.
+        """
         if self._first is None:
             self._first = {name: deepcopy(part.save()) for name, part in self._parts.items()}
-            return
-        for name, state in self._first.items():
-            self._parts[name].load(deepcopy(state))
+        elif run is not self._run:
+            for name, state in self._first.items():
+                self._parts[name].load(deepcopy(state))
+        self._run = run
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts

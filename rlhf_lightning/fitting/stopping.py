@@ -22,14 +22,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class RunStopped(Exception):
     """The run was told to stop, and stopped."""
 
-    def __init__(self, signum: int, checkpoint: str | None, steps: int) -> None:
-        if checkpoint is not None:
-            what = f"The checkpoint is {checkpoint}. Start the same command with `--ckpt_path last` to go on."
-        elif steps == 0:
-            what = "No step was made yet, so no checkpoint was written. Start the same command again."
-        else:
-            what = f"No checkpoint was written of its {steps} steps, as the trainer has no StageCheckpoint."
-        super().__init__(f"Stopped by {signal.Signals(signum).name}. {what}")
+    def __init__(self, signum: int, saved: str) -> None:
+        super().__init__(f"Stopped by {signal.Signals(signum).name}. {saved}")
         self.status = 128 + signum
 
 
@@ -76,7 +70,7 @@ class StopOnRequest(Callback):
             RunStopped: A signal came.
         """
         if self.signum is not None and trainer.world_size == 1:
-            raise RunStopped(self.signum, self._save(trainer), trainer.global_step)
+            raise RunStopped(self.signum, self._saved(trainer))
 
     def at_safe_point(self, trainer: L.Trainer) -> None:
         """
@@ -84,7 +78,7 @@ class StopOnRequest(Callback):
             RunStopped: Any process got a signal.
         """
         if trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False):
-            raise RunStopped(self.signum or signal.SIGTERM, self._save(trainer), trainer.global_step)
+            raise RunStopped(self.signum or signal.SIGTERM, self._saved(trainer))
 
     def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.state.fn == "fit":
@@ -102,7 +96,7 @@ class StopOnRequest(Callback):
             or trainer.world_size > 1
             or trainer.state.fn != "fit"
             or not isinstance(loop, StageFitLoop)
-            or loop.stage_epoch_loop.resumed is not None  # nothing was done since the checkpoint that was read
+            or _just_resumed(trainer)
         ):
             return
         if not loop.in_optimizer_step and trainer.global_step > 0:
@@ -114,6 +108,16 @@ class StopOnRequest(Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._restore()
 
+    def _saved(self, trainer: L.Trainer) -> str:
+        """Save the run, and say where, or why not."""
+        if _just_resumed(trainer):
+            return f"Nothing was done since {trainer.ckpt_path} was read. Start the same command again."
+        if checkpoint := self._save(trainer):
+            return f"The checkpoint is {checkpoint}. Start the same command with `--ckpt_path last` to go on."
+        if trainer.global_step == 0:
+            return "No step was made yet, so no checkpoint was written. Start the same command again."
+        return f"No checkpoint was written of its {trainer.global_step} steps, as the trainer has no StageCheckpoint."
+
     def _save(self, trainer: L.Trainer) -> str | None:
         if is_fast_dev_run(trainer) or trainer.global_step == 0:
             return None
@@ -121,3 +125,9 @@ class StopOnRequest(Callback):
             if isinstance(callback, StageCheckpoint):
                 return str(callback.write_last(trainer))
         return None
+
+
+def _just_resumed(trainer: L.Trainer) -> bool:
+    """Nothing was done since a checkpoint was read: another one would say less, and may stand beside newer ones."""
+    loop = trainer.fit_loop
+    return isinstance(loop, StageFitLoop) and loop.stage_epoch_loop.resumed is not None

@@ -162,7 +162,9 @@ class KLControl:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`; a coefficient that was changed begins anew."""
         self.iteration = state["iteration"]
-        if state.get("first_coef", self._first_coef) == self._first_coef:
+        # Earlier checkpoints lack it; a coefficient that is not adapted is the first one all the time.
+        first = state.get("first_coef", self._first_coef if self.settings.target is not None else state["coef"])
+        if first == self._first_coef:
             self.coef, self._next_coef = state["coef"], state["next_coef"]
         self.stopped, self.skipped, self.exceeded = state["stopped"], state["skipped"], state["exceeded"]
 

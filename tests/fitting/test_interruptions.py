@@ -126,7 +126,7 @@ def test_a_signal_in_the_sanity_check_of_a_resumed_run_costs_nothing(tmp_path: P
     with pytest.raises(CrashError):
         fit(tmp_path, sft(), demonstrations(), At("on_before_optimizer_step", 3, crash), **settings)
     stop = At("on_validation_start", 1, signal_self(signal.SIGTERM))
-    with pytest.raises(RunStopped, match=r"The checkpoint is .*last\.ckpt"):
+    with pytest.raises(RunStopped, match=r"Nothing was done since .*last\.ckpt was read. Start the same command again"):
         fit(tmp_path, sft(), demonstrations(), stop, resume=True, num_sanity_val_steps=1, **settings)
     resumed = fit(tmp_path, sft(), demonstrations(), resume=True, **settings)
     assert resumed.trainer.global_step == whole.trainer.global_step
@@ -234,10 +234,10 @@ def test_an_error_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
     [
         (
             {"max_steps": 2},
-            "ended within an epoch, at trainer.max_steps; that epoch's other batches are left out",
+            "had ended within an epoch, whose other batches are left out",
             True,
         ),
-        ({"max_time": "00:00:00:00", "max_epochs": 2}, "ended by a callback or trainer.max_time, so nothing", False),
+        ({"max_time": "00:00:00:00", "max_epochs": 2}, "had been ended by a callback or trainer.max_time", False),
     ],
 )
 def test_what_is_left_out_of_a_longer_run_is_said(
@@ -249,6 +249,9 @@ def test_what_is_left_out_of_a_longer_run_is_said(
     longer = fit(tmp_path, sft(), demonstrations(), resume=True, max_epochs=2)
     assert said in capsys.readouterr().out
     assert (longer.trainer.global_step > ended.global_step) == steps
+    longer.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    fit(tmp_path, sft(), demonstrations(), resume=True, max_epochs=3)
+    assert (said in capsys.readouterr().out) != steps  # after a whole epoch it is no longer so
 
 
 def test_another_accumulation_is_refused_where_no_step_of_it_ends(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_scores_frequencies_and_sums_stay_float32(tiny: TinyRuns) -> None:
     module.val_nll.update(torch.tensor(1.0), torch.tensor(300_000.0))
     module.val_nll.update(torch.tensor(2.0), torch.tensor(1_000.0))
     assert float(module.val_nll.compute()) == pytest.approx(302_000 / 301_000, abs=1e-6)
+    assert module.to(torch.float64).val_nll.dtype == torch.float64
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])

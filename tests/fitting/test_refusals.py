@@ -6,12 +6,16 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from rlhf_lightning.cli import main
+from rlhf_lightning.sft.data import DemonstrationDataModule
+from rlhf_lightning.sft.module import SFTModule
 from tests.conftest import ROOT, TinyRuns
+from tests.ppo.test_ppo_run import trainer
 
 PROMPTS = ROOT / "configs" / "tiny" / "data" / "prompts.jsonl"
 
@@ -69,6 +73,22 @@ def test_a_changed_optimizer_is_used(tiny: TinyRuns, halfway: Path) -> None:
     saved = torch.load(tiny.root / "faster" / "lightning" / "last.ckpt", weights_only=True)
     for group, rate in zip(saved["optimizer_states"][0]["param_groups"], (0.5, 0.25), strict=True):
         assert (group["initial_lr"], group["betas"], group["weight_decay"]) == (rate, (0.5, 0.95), 0.125)
+
+
+def test_an_optimizer_of_a_subclass_is_its_own_affair(tmp_path: Path) -> None:
+    data = DemonstrationDataModule("configs/tiny/data/demonstrations.jsonl", batch_size=8, max_prompt_tokens=128)
+
+    class Plain(SFTModule):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.trainable().values(), lr=0.1)
+
+    for epochs in (1, 2):
+        module = Plain("embedded:tiny", seed=1)
+        module.resume_with_changes = True
+        run = trainer(tmp_path, max_epochs=epochs)
+        run.fit(module, datamodule=data, ckpt_path=tmp_path / "one.ckpt" if epochs == 2 else None)
+        run.save_checkpoint(tmp_path / "one.ckpt")
+    assert run.current_epoch == 2
 
 
 def test_other_data_are_refused_and_moved_data_are_not(tiny: TinyRuns, halfway: Path, tmp_path: Path) -> None:

@@ -66,9 +66,11 @@ def test_another_number_of_processes_is_refused() -> None:
 def test_another_run_begins_as_the_first_did() -> None:
     state, (counter,) = registered("one")
     counter.value = {"list": [1]}
-    state.begin()
+    state.begin("first")
     counter.value["list"].append(2)
-    state.begin()
+    state.begin("first")
+    assert counter.value == {"list": [1, 2]}, "it goes on"
+    state.begin("second")
     assert counter.value == {"list": [1]}
 
 

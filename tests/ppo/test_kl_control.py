@@ -219,3 +219,14 @@ def test_what_does_not_go_together() -> None:
     KLSettings(horizon=1).check_responses(512)  # nothing is adapted
     with pytest.raises(UserError, match=r"above 102.4"):
         KLSettings(target=6.0, horizon=100).check_responses(512)
+
+
+@pytest.mark.parametrize("key", [{}, {"first_coef"}], ids=["today", "earlier"])
+def test_a_changed_coefficient_is_not_that_of_the_checkpoint(key: set[str]) -> None:
+    """Checkpoints of earlier versions do not say which one was configured."""
+    saved = {k: v for k, v in KLControl(KLSettings(), 0.02).state_dict().items() if k not in key}
+    for configured in (0.02, 0.1):
+        resumed = KLControl(KLSettings(), configured)
+        resumed.load_state_dict(saved)
+        resumed.start(3)
+        assert resumed.coef == configured
