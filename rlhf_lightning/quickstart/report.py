@@ -53,9 +53,11 @@ def markdown(head: dict[str, Any], result: dict[str, Any]) -> str:
         f"**{s['prompt']}**\n\n" + markdown_table(["model", "response"], [[NAMES[m], s[m]] for m in NAMES])
         for s in result["samples"]
     )
+    others = [f"{stage} {seed}" for stage, seed in result.get("stage_seeds", {}).items() if seed != head["seed"]]
+    seeds = f"seed {head['seed']}" + (f" (of {' and '.join(others)})" if others else "")
     return f"""# Quickstart report
 
-Commit {head["commit"]}, seed {head["seed"]}, {head["wall_s"] / 60:.1f} minutes. Prompts are held out: their topics
+Commit {head["commit"]}, {seeds}, {head["wall_s"] / 60:.1f} minutes. Prompts are held out: their topics
 occur nowhere in training, and the unseen families of instructions neither. Gold is the program that checks the
 instruction (0 to 1); brackets are 95 % bootstrap intervals over prompts; KL is to the SFT model, nats per response.
 

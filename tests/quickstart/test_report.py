@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from rlhf_lightning.quickstart import run
 from rlhf_lightning.quickstart.compare import agreement_of, build_panel, compare
 from rlhf_lightning.quickstart.evaluation_files import write_page
 from rlhf_lightning.quickstart.make_data import read_rows, write_prompts, write_rankings
-from rlhf_lightning.quickstart.report import write_report
+from rlhf_lightning.quickstart.report import markdown, write_report
 from tests.conftest import TinyRuns
 
 SIZES = {"ranking_prompts": 4, "ranking_prompts_heldout": 6, "heldout_seen": 12, "heldout_unseen": 6}
@@ -63,6 +64,13 @@ def test_report_has_the_keys_that_scripts_rely_on(report: tuple[dict[str, object
     assert content["models"]["sft"]["win_rate_vs_sft"]["mean"] == 0.5
     assert content["models"]["ppo"]["kl"] != 0.0
     assert {"pair_accuracy", "length_baseline", "labeler_agreement"} <= content["reward_model"].keys()
+
+
+def test_stages_of_another_seed_are_named(report: tuple[dict[str, object], str]) -> None:
+    content: Any = report[0]
+    seeds = {"sft": 1, "reward": 1, "ppo": 2}
+    assert ", seed 2 (of sft 1 and reward 1), " in markdown(content | {"seed": 2}, content | {"stage_seeds": seeds})
+    assert ", seed 1, " in report[1]
 
 
 def test_markdown_shows_every_model_and_three_samples(report: tuple[dict[str, object], str]) -> None:
