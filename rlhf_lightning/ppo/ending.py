@@ -16,6 +16,7 @@ from rlhf_lightning.ppo.rewards import penalize_missing_eos
 from rlhf_lightning.ppo.rollout import Rollout
 
 KEY = "model.init_args.ending"
+DEFAULT_SCORE, DEFAULT_PENALTY = -1.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class EndingSettings:
     missing_eos: Literal["subtract", "replace"] = "subtract"
     """What a response without an end scores. subtract: `missing_eos_penalty` less than the reward model says, on any
     scale. replace: `missing_eos_score` whatever it says, as openai/lm-human-preferences."""
-    missing_eos_score: float = -1.0
+    missing_eos_score: float = DEFAULT_SCORE
     """Score of a response without an end, with `replace` (openai/lm-human-preferences: -1)."""
     truncate_at: str | None = None
     """A text of one token after which a response is cut, such as "."; null for none. The token stays and ends the
@@ -38,6 +39,13 @@ class EndingSettings:
     def __post_init__(self) -> None:
         check_number(f"{KEY}.missing_eos_score", self.missing_eos_score)
         check_number(f"{KEY}.truncate_after", self.truncate_after, at_least=0)
+        if self.missing_eos == "subtract" and self.missing_eos_score != DEFAULT_SCORE:
+            raise UserError(
+                f"{KEY}.missing_eos_score is {self.missing_eos_score:g} and has no effect with missing_eos subtract. "
+                f"Set {KEY}.missing_eos to replace, or model.init_args.missing_eos_penalty."
+            )
+        if self.truncate_at is None and self.truncate_after:
+            raise UserError(f"{KEY}.truncate_after is {self.truncate_after} and has no effect without truncate_at.")
 
 
 class Ending:
@@ -52,8 +60,13 @@ class Ending:
             max_response_tokens: Longest response.
 
         Raises:
-            UserError: `truncate_at` is not one token, or could never cut.
+            UserError: `truncate_at` is not one token, or could never cut; or the penalty has no effect.
         """
+        if settings.missing_eos == "replace" and penalty != DEFAULT_PENALTY:
+            raise UserError(
+                f"model.init_args.missing_eos_penalty is {penalty:g} and has no effect with {KEY}.missing_eos replace. "
+                f"Leave it out, and set {KEY}.missing_eos_score."
+            )
         self.settings, self.penalty = settings, penalty
         self.pad_id = int(tokenizer.pad_token_id)
         self.token: int | None = None

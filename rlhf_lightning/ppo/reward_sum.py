@@ -46,8 +46,13 @@ class Rewards:
             trust_remote_code: Run code that comes with a model.
 
         Raises:
-            UserError: See `named_terms`.
+            UserError: See `named_terms`; or the weight is of a model that there is not.
         """
+        if not has_model and weight != 1.0:
+            raise UserError(
+                f"model.init_args.reward_weight is {weight:g}, which is of the model in reward_from, and there is none. "
+                "Give each reward its `weight` in model.init_args.reward."
+            )
         self.terms = named_terms(reward, has_model, weight)
         self._has_model, self._weight, self._decode, self._trust = has_model, weight, decode, trust_remote_code
         self._scorers: list[FunctionReward | TextRewardModel] = []

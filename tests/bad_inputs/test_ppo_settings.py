@@ -31,6 +31,18 @@ TOGETHER: dict[str, tuple[list[str], list[str]]] = {
         [f"{M}ending.truncate_at", "t", f"{M}ending.truncate_after", "12"],
         ["model.init_args.ending.truncate_after is 12", "at most 12", "max_response_tokens"],
     ),
+    "the beginning of a truncation that there is not": (
+        [f"{M}ending.truncate_after", "3"],
+        ["model.init_args.ending.truncate_after is 3", "without truncate_at"],
+    ),
+    "a score in place of one that is kept": (
+        [f"{M}ending.missing_eos_score", "-2"],
+        ["model.init_args.ending.missing_eos_score is -2", "missing_eos to replace"],
+    ),
+    "a penalty of a score that is replaced": (
+        [f"{M}ending.missing_eos", "replace", f"{M}missing_eos_penalty", "2"],
+        ["model.init_args.missing_eos_penalty is 2", "missing_eos_score"],
+    ),
 }
 UNKNOWN = [
     ("kl.estimator", "k4", ["kl", "k4"]),

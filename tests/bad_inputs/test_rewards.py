@@ -51,6 +51,12 @@ def test_weights_that_leave_nothing(refused: Refusal) -> None:
     refused("ppo", "--model.init_args.reward_weight", ".nan", parts=["model.init_args.reward_weight is nan"])
 
 
+def test_the_weight_of_a_model_that_there_is_not(refused: Refusal) -> None:
+    term = json.dumps([{"function": "tests.ppo.reward_examples.letters"}])
+    weight = ("--model.init_args.reward_weight", "2")
+    refused("ppo", *NO_MODEL, f"--{KEY}", term, *weight, parts=["model.init_args.reward_weight is 2", "`weight`"])
+
+
 def test_another_stages_artefact(refused: Refusal, tiny: TinyRuns) -> None:
     term = json.dumps([{"reward_from": str(tiny.root / "sft")}])
     refused("ppo", f"--{KEY}", term, parts=[f"{KEY}[0].reward_from", "is a supervised (SFT) model, but a reward model"])

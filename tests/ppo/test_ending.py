@@ -53,8 +53,8 @@ class Tokenizer(SimpleNamespace):
         return {".": [DOT], "</s>": [EOS], "": [], "ab": [5, 6]}[text]
 
 
-def ending(**settings: Any) -> Ending:
-    return Ending(EndingSettings(**settings), 0.5, Tokenizer(eos_token_id=EOS, pad_token_id=PAD), 20)
+def ending(penalty: float = 0.5, **settings: Any) -> Ending:
+    return Ending(EndingSettings(**settings), penalty, Tokenizer(eos_token_id=EOS, pad_token_id=PAD), 20)
 
 
 def test_a_token_is_named_by_its_text() -> None:
@@ -77,7 +77,7 @@ def test_a_token_that_could_never_cut_is_refused() -> None:
 def test_rules_for_responses_without_an_end() -> None:
     scores, truncated = torch.tensor([3.0, -2.0]), torch.tensor([True, False])
     assert ending().scores(scores, truncated).tolist() == [2.5, -2.0]
-    replaced = ending(missing_eos="replace", missing_eos_score=-1.0).scores(scores, truncated)
+    replaced = ending(1.0, missing_eos="replace", missing_eos_score=-1.0).scores(scores, truncated)
     assert replaced.tolist() == [-1.0, -2.0]
     assert replaced.dtype == torch.float32
 
