@@ -50,7 +50,7 @@ class Rewards:
         """
         if not has_model and weight != 1.0:
             raise UserError(
-                f"model.init_args.reward_weight is {weight:g}, which is of the model in reward_from, and there is none. "
+                f"model.init_args.reward_weight is {weight:g}, which is for reward_from, and there is none. "
                 "Give each reward its `weight` in model.init_args.reward."
             )
         self.terms = named_terms(reward, has_model, weight)
