@@ -29,7 +29,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 install: $(VENV)/installed  ## build .venv with pinned versions
 
-quickstart: install  ## SFT, reward model, PPO and a comparison on a real 135M model (CPU: about 13 minutes)
+quickstart: install  ## SFT, reward model, PPO and a comparison on a real 135M model (CPU: 8 to 15 minutes)
 	$(BIN)/python -m rlhf_lightning.quickstart.run --seed $(SEED) --root $(ROOT) $(if $(PPO_SEED),--ppo-seed $(PPO_SEED))
 
 test: install  ## the default tests: no network, no GPU
