@@ -228,7 +228,7 @@ class StageFitLoop(_FitLoop):
 
     def on_advance_end(self) -> None:
         progress: Any = self.epoch_loop.batch_progress
-        self._cut_short = progress.current.processed < self.max_batches
+        self._cut_short = progress.current.processed < self.max_batches != float("inf")
         super().on_advance_end()
         self.stage_epoch_loop.entered = False
         self.safe_point()

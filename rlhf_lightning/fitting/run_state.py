@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class RunState:
     def __init__(self) -> None:
         self._parts: dict[str, _Part] = {}
         self._first: State | None = None
-        self._run: object = None
+        self._run: weakref.ref[Any] | None = None  # not the run itself: copies of a module would copy it
 
     def register(
         self, name: str, save: Callable[[], State], load: Callable[[State], None], per_rank: bool = False
@@ -62,10 +63,10 @@ class RunState:
         """
         if self._first is None:
             self._first = {name: deepcopy(part.save()) for name, part in self._parts.items()}
-        elif run is not self._run:
+        elif self._run is None or run is not self._run():
             for name, state in self._first.items():
                 self._parts[name].load(deepcopy(state))
-        self._run = run
+        self._run = weakref.ref(run)
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts

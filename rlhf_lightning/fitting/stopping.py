@@ -101,9 +101,8 @@ class StopOnRequest(Callback):
             return
         if not loop.in_optimizer_step and trainer.global_step > 0:
             with contextlib.suppress(UserError):  # the disk may be what failed
-                print(
-                    f"The run failed at step {trainer.global_step}; its state is in {self._save(trainer)}.", flush=True
-                )
+                if saved := self._save(trainer):
+                    print(f"The run failed at step {trainer.global_step}; its state is in {saved}.", flush=True)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._restore()

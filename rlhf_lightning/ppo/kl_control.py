@@ -160,12 +160,13 @@ class KLControl:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`; a coefficient that was changed begins anew."""
+        """The inverse of `state_dict`; a coefficient that is not adapted from the same start is that of the settings."""
         self.iteration = state["iteration"]
-        # Earlier checkpoints lack it; a coefficient that is not adapted is the first one all the time.
-        first = state.get("first_coef", self._first_coef if self.settings.target is not None else state["coef"])
-        if first == self._first_coef:
+        adapted_from = state.get("first_coef", self._first_coef)  # which earlier checkpoints lack
+        if self.settings.target is not None and adapted_from == self._first_coef:
             self.coef, self._next_coef = state["coef"], state["next_coef"]
+        else:
+            self.coef = self._next_coef = self._first_coef
         self.stopped, self.skipped, self.exceeded = state["stopped"], state["skipped"], state["exceeded"]
 
 

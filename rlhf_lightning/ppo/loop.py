@@ -126,6 +126,8 @@ class PPOFitLoop(StageFitLoop):
 
     def collect(self) -> None:
         """Roll out and score the current iteration."""
+        self.module.update_metrics.clear()  # of an update that failed: the iteration begins anew
+        self.module.ptx.clear()
         batch = self.prompts.batch(self.iteration, self._own_rows()).to(self.module.device)
         limit = self.module.sampling.max_response_tokens * len(batch.texts)
         stop = next(c for c in self.trainer.callbacks if isinstance(c, StopOnRequest))  # type: ignore[attr-defined]

@@ -34,11 +34,12 @@ class PtxUpdate:
         self.module, self.settings = module, settings
         self._gradients: dict[int, Tensor] = {}
         """Of the current step's ptx part, by the number of the trained tensor, summed over all processes."""
-        self._clear()
+        self.clear()
         if settings.coef > 0:
             module.run_state.register("ptx", self.state_dict, self.load_state_dict, per_rank=True)
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Begin an iteration; see `UpdateMetrics.clear`."""
         self._nll = self._targets = self._seconds = 0.0
         self._norms: dict[str, list[float]] = {name: [] for name in NORMS}
         self.commit()
@@ -120,7 +121,7 @@ class PtxUpdate:
         nll, targets = reduce(sums, reduce_op="sum").tolist()
         out = {"time/ptx_s": self._seconds} | ({"ptx/loss": nll / targets} if targets else {})
         out |= {name: sum(norms) / len(norms) for name, norms in self._norms.items() if norms}
-        self._clear()
+        self.clear()
         return out
 
     def _now(self) -> float:

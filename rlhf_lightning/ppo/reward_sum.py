@@ -48,12 +48,12 @@ class Rewards:
         Raises:
             UserError: See `named_terms`; or the weight is of a model that there is not.
         """
+        self.terms = named_terms(reward, has_model, weight)
         if not has_model and weight != 1.0:
             raise UserError(
                 f"model.init_args.reward_weight is {weight:g}, which is for reward_from, and there is none. "
                 "Give each reward its `weight` in model.init_args.reward."
             )
-        self.terms = named_terms(reward, has_model, weight)
         self._has_model, self._weight, self._decode, self._trust = has_model, weight, decode, trust_remote_code
         self._scorers: list[FunctionReward | TextRewardModel] = []
         for term in self.terms:

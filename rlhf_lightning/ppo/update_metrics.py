@@ -26,9 +26,10 @@ class UpdateMetrics:
             clip_range: ε of the policy loss.
         """
         self.clip_range = clip_range
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Begin an iteration, whatever became of the one before."""
         self._sums: dict[str, Tensor] = {name: torch.zeros((), dtype=torch.float64) for name in NAMES}
         self._tokens = torch.zeros((), dtype=torch.float64)
         self._ratio_max = torch.zeros((), dtype=torch.float64)
@@ -72,7 +73,7 @@ class UpdateMetrics:
         stacked = torch.stack([x.to(device) for x in (*self._sums.values(), self._tokens)])
         *sums, tokens = reduce(stacked, reduce_op="sum").tolist()
         ratio_max = float(reduce(self._ratio_max.to(device), reduce_op="max"))
-        self._clear()
+        self.clear()
         if not tokens:
             return {}
         return {name: value / tokens for name, value in zip(NAMES, sums, strict=True)} | {"policy/ratio_max": ratio_max}

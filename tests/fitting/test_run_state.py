@@ -66,11 +66,12 @@ def test_another_number_of_processes_is_refused() -> None:
 def test_another_run_begins_as_the_first_did() -> None:
     state, (counter,) = registered("one")
     counter.value = {"list": [1]}
-    state.begin("first")
+    first, second = Counter(), Counter()
+    state.begin(first)
     counter.value["list"].append(2)
-    state.begin("first")
+    state.begin(first)
     assert counter.value == {"list": [1, 2]}, "it goes on"
-    state.begin("second")
+    state.begin(second)
     assert counter.value == {"list": [1]}
 
 

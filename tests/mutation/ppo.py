@@ -309,7 +309,12 @@ ENDINGS = table(
         CUT,
     ),
     ("nothing is cut", "if self.token is None:", "if self.token is not None:", "test_a_token_is_named_by_its_text"),
-    ("penalty where the score is replaced", '== "replace"', '!= "replace"', RULES),
+    (
+        "penalty where the score is replaced",
+        'self.settings.missing_eos == "replace"',
+        'self.settings.missing_eos != "replace"',
+        RULES,
+    ),
     (
         "the finished are replaced",
         "self.settings.missing_eos_score, scores)",

@@ -230,3 +230,10 @@ def test_a_changed_coefficient_is_not_that_of_the_checkpoint(key: set[str]) -> N
         resumed.load_state_dict(saved)
         resumed.start(3)
         assert resumed.coef == configured
+    adaptive = KLControl(KLSettings(target=1.0, horizon=10), 0.02)
+    adaptive.start(0)
+    adaptive.measured(2.0, 10)
+    fixed = KLControl(KLSettings(), 0.02)
+    fixed.load_state_dict(adaptive.state_dict())
+    fixed.start(1)
+    assert fixed.coef == 0.02

@@ -88,6 +88,27 @@ def test_a_run_cut_off_within_a_step_logs_the_same(tiny: TinyRuns, tmp_path: Pat
     assert fit("resumed", ckpt_path=tmp_path / "cut.ckpt") == whole
 
 
+def test_an_iteration_that_begins_anew_is_counted_once(tiny: TinyRuns, tmp_path: Path) -> None:
+    """The same trainer goes on after an error, without a checkpoint."""
+    ppo = module(tiny, num_minibatches=4)
+    counted: list[float] = []
+    finish = ppo.update_metrics.finish
+
+    def counting(reduce: Any, device: torch.device) -> dict[str, float]:
+        counted.append(float(ppo.update_metrics._tokens))
+        return finish(reduce, device)
+
+    ppo.update_metrics.finish = counting  # type: ignore[method-assign]
+    run = trainer(tmp_path, max_epochs=2, callbacks=[CutOff(tmp_path / "cut.ckpt")])
+    data = PromptDataModule("configs/tiny/data/prompts.jsonl", batch_size=8, max_prompt_tokens=128)
+    with pytest.raises(RuntimeError, match="cut off"):
+        run.fit(ppo, datamodule=data)
+    run.callbacks = [c for c in run.callbacks if not isinstance(c, CutOff)]  # type: ignore[attr-defined]
+    run.fit(ppo, datamodule=data)
+    assert len(counted) >= 2
+    assert max(counted) <= 8 * ppo.sampling.max_response_tokens
+
+
 def test_a_validation_does_not_depend_on_its_batches(tiny: TinyRuns, tmp_path: Path) -> None:
     """float32 forwards of other batches: 1e-5."""
 
