@@ -160,7 +160,7 @@ class KLControl:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`; a coefficient that is not adapted from the same start is that of the settings."""
+        """The inverse of `state_dict`; one that is not adapted from the same start is that of the settings."""
         self.iteration = state["iteration"]
         adapted_from = state.get("first_coef", self._first_coef)  # which earlier checkpoints lack
         if self.settings.target is not None and adapted_from == self._first_coef:
