@@ -6,7 +6,6 @@ python -m benchmarks.peer.reward --k 4 9 --out benchmarks/peer/results/reward.js
 from __future__ import annotations
 
 import argparse
-from statistics import median
 from typing import Any
 
 from benchmarks.peer.agreement import compare_losses
@@ -60,11 +59,13 @@ def needed_flops(runs: dict[str, list[dict[str, Any]]], tokens: list[int], size:
         tokens: Of each step, with a prompt once for all its responses.
         size: Of the model.
     """
-    rate = {}
-    for side in SIDES:  # without the first step, as in `ratios`
-        steps = [zip(tokens[1:], run["steps"][1:], strict=True) for run in runs[side]]
-        rate[side] = size.training(median(median(n / s["seconds"] for n, s in run) for run in steps))
-    return rate
+    found = {}
+    for side in SIDES:
+        timed = [zip(tokens, run["steps"], strict=True) for run in runs[side]]
+        steps = [[{"seconds": step["seconds"], "needed": count} for count, step in run] for run in timed]
+        rates = summarize([{"steps": own, "peak_mib": 0.0} for own in steps])
+        found[side] = size.training(rates["needed_per_s"]["median"])
+    return found
 
 
 def _note(facts: dict[str, Any]) -> str:
