@@ -50,20 +50,18 @@ def trainer_settings(trainer: Any, with_length: bool) -> dict[str, Any]:
         with_length: Compare the length of the run too; without a schedule that depends on it, it may be extended.
     """
     length = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
-    overfit = {"overfit_batches": trainer.overfit_batches} if trainer.overfit_batches else {}
-    return (
-        (length if with_length else {})
-        | overfit
-        | {
-            "precision": str(trainer.precision),
-            "accumulate_grad_batches": trainer.accumulate_grad_batches,
-            "gradient_clip_val": trainer.gradient_clip_val,
-            "gradient_clip_algorithm": str(trainer.gradient_clip_algorithm),
-            "limit_train_batches": trainer.limit_train_batches,
-            "accelerator": trainer.strategy.root_device.type,
-            "devices x num_nodes": trainer.world_size,
-        }
-    )
+    overfit = {"overfit_batches": trainer.overfit_batches}
+    return {
+        **(length if with_length else {}),
+        **(overfit if trainer.overfit_batches else {}),
+        "precision": str(trainer.precision),
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": str(trainer.gradient_clip_algorithm),
+        "limit_train_batches": trainer.limit_train_batches,
+        "accelerator": trainer.strategy.root_device.type,
+        "devices x num_nodes": trainer.world_size,
+    }
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

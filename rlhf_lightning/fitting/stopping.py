@@ -96,7 +96,6 @@ class StopOnRequest(Callback):
             or trainer.world_size > 1
             or trainer.state.fn != "fit"
             or not isinstance(loop, StageFitLoop)
-            or _just_resumed(trainer)
         ):
             return
         if not loop.in_optimizer_step and trainer.global_step > 0:
@@ -118,7 +117,7 @@ class StopOnRequest(Callback):
         return f"No checkpoint was written of its {trainer.global_step} steps, as the trainer has no StageCheckpoint."
 
     def _save(self, trainer: L.Trainer) -> str | None:
-        if is_fast_dev_run(trainer) or trainer.global_step == 0:
+        if is_fast_dev_run(trainer) or trainer.global_step == 0 or _just_resumed(trainer):
             return None
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, StageCheckpoint):

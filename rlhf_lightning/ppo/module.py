@@ -21,7 +21,7 @@ from rlhf_lightning.ppo.advantages import gae
 from rlhf_lightning.ppo.bounds import check_bounds, check_engine
 from rlhf_lightning.ppo.buffer import Experience, MicroBatch, explained_variance
 from rlhf_lightning.ppo.ema import EMASettings, PolicyEMA
-from rlhf_lightning.ppo.ending import Ending, EndingSettings, ending_metrics
+from rlhf_lightning.ppo.ending import DEFAULT_PENALTY, Ending, EndingSettings, ending_metrics
 from rlhf_lightning.ppo.kl_control import KLControl, no_loss
 from rlhf_lightning.ppo.kl_settings import KLSettings
 from rlhf_lightning.ppo.loop import PPOFitLoop
@@ -70,7 +70,7 @@ class PPOModule(PolicySteps):
         value_coef: float = 1.0,
         gamma: float = 1.0,
         gae_lambda: float = 0.95,
-        missing_eos_penalty: float = 1.0,
+        missing_eos_penalty: float = DEFAULT_PENALTY,
         reward: list[RewardTerm] | RewardFunction | None = None,
         reward_weight: float = 1.0,
         ending: EndingSettings = EndingSettings(),  # noqa: B008

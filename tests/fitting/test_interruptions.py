@@ -82,6 +82,13 @@ def assert_equal(one: StageModule, other: StageModule) -> None:
     assert all(torch.equal(p, expected[n]) for n, p in other.trainable().items())
 
 
+def assert_ends_like(whole: StageModule, root: Path, module: StageModule, data: Any, **settings: Any) -> None:
+    """Go on from the checkpoint in `root`: as many steps as the uninterrupted run, and the same weights."""
+    resumed = fit(root, module, data, resume=True, **settings)
+    assert resumed.trainer.global_step == whole.trainer.global_step
+    assert_equal(whole, resumed)
+
+
 SFT_MOMENTS = [
     ("on_train_batch_start", 7),  # the third micro-batch of a step of four
     ("on_train_batch_end", 6),
@@ -102,9 +109,7 @@ def test_sft_goes_on_from_an_error_anywhere(tmp_path: Path, hook: str, count: in
     with pytest.raises(CrashError):
         fit(tmp_path, sft(), demonstrations(), At(hook, count, crash), **settings)
     assert (tmp_path / "last.ckpt").is_file()
-    resumed = fit(tmp_path, sft(), demonstrations(), resume=True, **settings)
-    assert resumed.trainer.global_step == whole.trainer.global_step
-    assert_equal(whole, resumed)
+    assert_ends_like(whole, tmp_path, sft(), demonstrations(), **settings)
 
 
 @pytest.mark.parametrize("hook", ["on_train_start", "on_sanity_check_start", "on_train_epoch_start"])
@@ -115,9 +120,7 @@ def test_an_error_before_a_resumed_run_goes_on_costs_nothing(tmp_path: Path, hoo
         fit(tmp_path, sft(), demonstrations(), At("on_before_optimizer_step", 3, crash), **settings)
     with pytest.raises(CrashError):
         fit(tmp_path, sft(), demonstrations(), At(hook, 1, crash), resume=True, num_sanity_val_steps=1, **settings)
-    resumed = fit(tmp_path, sft(), demonstrations(), resume=True, **settings)
-    assert resumed.trainer.global_step == whole.trainer.global_step
-    assert_equal(whole, resumed)
+    assert_ends_like(whole, tmp_path, sft(), demonstrations(), **settings)
 
 
 def test_a_signal_in_the_sanity_check_of_a_resumed_run_costs_nothing(tmp_path: Path) -> None:
@@ -128,9 +131,7 @@ def test_a_signal_in_the_sanity_check_of_a_resumed_run_costs_nothing(tmp_path: P
     stop = At("on_validation_start", 1, signal_self(signal.SIGTERM))
     with pytest.raises(RunStopped, match=r"Nothing was done since .*last\.ckpt was read. Start the same command again"):
         fit(tmp_path, sft(), demonstrations(), stop, resume=True, num_sanity_val_steps=1, **settings)
-    resumed = fit(tmp_path, sft(), demonstrations(), resume=True, **settings)
-    assert resumed.trainer.global_step == whole.trainer.global_step
-    assert_equal(whole, resumed)
+    assert_ends_like(whole, tmp_path, sft(), demonstrations(), **settings)
 
 
 def test_an_error_before_a_resumed_iteration_goes_on_keeps_its_rollout(tiny: TinyRuns, tmp_path: Path) -> None:
@@ -145,9 +146,7 @@ def test_an_error_before_a_resumed_iteration_goes_on_keeps_its_rollout(tiny: Tin
         other: Any = make()
         other.resume_with_changes = True
         fit(tmp_path, other, prompts(4), resume=True, **settings)
-    resumed = fit(tmp_path, make(), prompts(), resume=True, **settings)
-    assert resumed.trainer.global_step == whole.trainer.global_step
-    assert_equal(whole, resumed)
+    assert_ends_like(whole, tmp_path, make(), prompts(), **settings)
 
 
 def test_ppo_goes_on_from_an_error_in_a_rollout_and_in_an_update(tiny: TinyRuns, tmp_path: Path) -> None:
